@@ -1,0 +1,1 @@
+"""How well can a sequence model copy from its context?"""

@@ -1,0 +1,81 @@
+"""What an engine is: something that answers batches, knows no task, and can be cut."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ngram_copy.tasks.base import Batch, VocabularySpec
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Teacher-forced answers of an engine to a batch.
+
+    Attributes
+    ----------
+    tokens : ndarray of int64, shape (batch, answer_len)
+        The most likely token at each position of the answer given the true tokens before it; -1: none.
+        Columns beyond an answer's end are -1.
+    log2_q : ndarray of float64, shape (batch, answer_len), or None
+        log2 probability given to the true token (0 beyond an answer's end); None for engines that emit hard tokens.
+    sources : ndarray of int64, shape (batch, answer_len), or None
+        Position in the sequence that each token was copied from, -1: none; None for engines that do not copy by
+        position.
+    """
+
+    tokens: NDArray[np.int64]
+    log2_q: NDArray[np.float64] | None = None
+    sources: NDArray[np.int64] | None = None
+
+
+class Engine(ABC):
+    """Answers batches; made as ``ENGINES[name](vocab, **options)``.
+
+    Subclasses take ``vocab`` first and their options (JSON values) as keywords.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    vocab: VocabularySpec
+
+    @abstractmethod
+    def predict(self, batch: Batch, *, threads: int = 1) -> Prediction:
+        """Answer a batch teacher-forced."""
+
+    @abstractmethod
+    def cut(self, prompts: Sequence[NDArray[np.uint32]]) -> list[bytes]:
+        """The whole state after each prompt, as bytes that another process can go on from."""
+
+    @abstractmethod
+    def resume(
+        self, states: Sequence[bytes], max_new_tokens: int, queries: Sequence[NDArray[np.uint32]] | None = None
+    ) -> list[NDArray[np.int64]]:
+        """Feed each query to its state, then emit freely up to ``max_new_tokens`` tokens or ``eos``.
+
+        Raises
+        ------
+        ngram_copy.StateError
+            If a state is damaged, of another version or of another engine.
+        """
+
+    def generate(self, batch: Batch, max_new_tokens: int) -> list[NDArray[np.int64]]:
+        """Answer a batch freely: ``cut``, then ``resume``."""
+        return self.resume(self.cut(batch.prompts()), max_new_tokens, batch.queries())
+
+    @abstractmethod
+    def state_bits(self, prompts: Sequence[NDArray[np.uint32]]) -> NDArray[np.float64]:
+        """log2 of the number of states that the engine can be in after prompts of these lengths, shape (batch,).
+
+        Lengths, positions, seeds and options are free: they do not depend on the tokens.
+        """
+
+    def diagnostics(self, batch: Batch) -> dict[str, Any]:
+        """Counts that explain the answers to a batch (load, collisions, repeats); they add up over batches."""
+        return {}

@@ -1,0 +1,188 @@
+"""What a task is: a source of examples, each a function of (task, seed, split, index) alone.
+
+An example is a sequence of tokens with two marks::
+
+    <bos> x_1 … x_L <copy> | q_1 … q_m | y_1 … y_K
+                           ^ cut        ^ answer
+
+What an engine keeps of the tokens before the *cut* is its state. The *query* (empty for copying) is
+revealed after the cut; the *answer* is what is scored. All examples of a batch share ``seq_len``;
+shorter ones are padded on the right with ``vocab.pad``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "validation", "test", "fit")
+"""Disjoint counter streams; ``fit`` is for what is fitted on other strings (smoothing, codecs)."""
+
+
+@dataclass(frozen=True)
+class VocabularySpec:
+    """The tokens of a task: ``size`` data tokens 0 … size-1, then four special ones.
+
+    Attributes
+    ----------
+    size : int
+        D, the number of data tokens.
+    """
+
+    size: int
+
+    @property
+    def bos(self) -> int:
+        """Opens every example; a boundary symbol."""
+        return self.size
+
+    @property
+    def copy(self) -> int:
+        """Ends what is to be remembered; a boundary symbol."""
+        return self.size + 1
+
+    @property
+    def eos(self) -> int:
+        """The end of an answer."""
+        return self.size + 2
+
+    @property
+    def pad(self) -> int:
+        """Fills the right of shorter examples."""
+        return self.size + 3
+
+    @property
+    def total(self) -> int:
+        """The number of all tokens, special ones included: the width of an embedding."""
+        return self.size + 4
+
+    @property
+    def boundaries(self) -> tuple[int, int]:
+        """``(bos, copy)``: the symbols that nothing is copied across."""
+        return self.bos, self.copy
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one task, split and length.
+
+    Attributes
+    ----------
+    tokens : ndarray of uint32, shape (batch, seq_len)
+        Whole examples, padded on the right.
+    lengths : ndarray of int64, shape (batch,)
+        Tokens in use.
+    cut : ndarray of int64, shape (batch,)
+        Index of the first token after the cut.
+    answer : ndarray of int64, shape (batch,)
+        Index of the first token of the answer; ``cut`` where there is no query.
+    log2_p : ndarray of float64, shape (batch,), or None
+        log2 probability of each answer under the task's source, given what is revealed after the cut
+        and the length; None where the source is unknown.
+    h_min : float or None
+        Min-entropy of the answer in bits: no answer is likelier than 2^-h_min.
+    """
+
+    tokens: NDArray[np.uint32]
+    lengths: NDArray[np.int64]
+    cut: NDArray[np.int64]
+    answer: NDArray[np.int64]
+    log2_p: NDArray[np.float64] | None
+    h_min: float | None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def prompts(self) -> list[NDArray[np.uint32]]:
+        """Tokens before the cut, an array for each example."""
+        return [row[:cut] for row, cut in zip(self.tokens, self.cut, strict=True)]
+
+    def queries(self) -> list[NDArray[np.uint32]]:
+        """Tokens revealed after the cut and before the answer, an array for each example."""
+        return [row[c:a] for row, c, a in zip(self.tokens, self.cut, self.answer, strict=True)]
+
+    def answers(self) -> NDArray[np.int64]:
+        """Tokens of the answers, shape (batch, answer_len), filled with -1 on the right."""
+        answer_len = int((self.lengths - self.answer).max(initial=0))
+        positions = self.answer[:, None] + np.arange(answer_len)
+        inside = positions < self.lengths[:, None]
+        clipped = np.minimum(positions, self.tokens.shape[1] - 1)
+        return np.where(inside, np.take_along_axis(self.tokens, clipped, axis=1).astype(np.int64), -1)
+
+
+class DataHash:
+    """SHA-256 of the examples seen, independent of how they were cut into batches."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def update(self, batch: Batch) -> None:
+        """Add a batch: its tokens in use and its marks, as little-endian integers."""
+        for row, length, cut, answer in zip(batch.tokens, batch.lengths, batch.cut, batch.answer, strict=True):
+            self._sha.update(np.array([length, cut, answer], dtype="<i8").tobytes())
+            self._sha.update(row[:length].astype("<u4", copy=False).tobytes())
+
+    def hexdigest(self) -> str:
+        """``sha256:`` and 64 hexadecimal digits."""
+        return f"sha256:{self._sha.hexdigest()}"
+
+
+class Task(ABC):
+    """A source of examples; its options are the keyword arguments of its class.
+
+    Subclasses are frozen dataclasses whose fields are the options (JSON values), so that a suite file
+    can name them and a record can carry them.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def vocab(self) -> VocabularySpec:
+        """The tokens of this task."""
+
+    @abstractmethod
+    def batch(self, length: int, *, seed: int, split: str, start: int, count: int, threads: int = 1) -> Batch:
+        """Examples ``start`` … ``start + count - 1`` of a length, the same for every batch size and thread count.
+
+        Parameters
+        ----------
+        length : int
+            L, the number of data tokens (or lines, names, …: the task says) to remember.
+        seed : int
+            Seed of the case, 0 … 2^63 - 1.
+        split : str
+            One of ``SPLITS``.
+        start, count : int
+            The range of examples.
+        threads : int
+            Threads of the sampler; no influence on the result.
+
+        Raises
+        ------
+        ValueError
+            If the task cannot make examples of this length; the text says which lengths it can.
+        """
+
+    @abstractmethod
+    def oracle(self, prompt: NDArray[np.uint32], query: NDArray[np.uint32]) -> list[int]:
+        """The answer, found from prompt and query by the most obvious code; ``--verify`` compares with it."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What else determines the data, such as the hash of a text; part of every record."""
+        return {}
+
+    def batches(
+        self, length: int, *, seed: int, split: str, examples: int, batch: int = 1024, threads: int = 1
+    ) -> Iterator[Batch]:
+        """Examples 0 … examples - 1 in batches of at most ``batch``."""
+        for start in range(0, examples, batch):
+            count = min(batch, examples - start)
+            yield self.batch(length, seed=seed, split=split, start=start, count=count, threads=threads)

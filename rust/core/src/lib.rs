@@ -1,0 +1,11 @@
+//! The core of ngram-copy: n-gram hashing, tables, copiers, statistics and counter-based sampling.
+//!
+//! Pure Rust without Python; `naive` holds the obvious versions that the tests compare with.
+
+pub mod error;
+pub mod naive;
+pub mod ngram;
+pub mod sample;
+pub mod simd;
+
+pub use error::{Error, Result};

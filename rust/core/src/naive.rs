@@ -1,0 +1,1 @@
+//! The obvious versions of everything: oracles of the tests, nothing else.

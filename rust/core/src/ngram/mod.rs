@@ -1,0 +1,1 @@
+//! N-grams: hashing, tables, copiers, the prefix machine and statistics.

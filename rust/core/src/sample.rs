@@ -1,0 +1,1 @@
+//! Counter-based random sampling: example `i` of a stream is a function of (seed, stream, i) alone.

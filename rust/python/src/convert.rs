@@ -1,0 +1,1 @@
+//! NumPy arrays to token slices: the one place where dtypes are matched.

@@ -1,0 +1,31 @@
+//! The one table from core errors to Python exceptions, and the one helper that releases the GIL.
+
+use ngram_copy_core::Error;
+use pyo3::exceptions::{PyMemoryError, PyValueError};
+use pyo3::prelude::*;
+
+pyo3::create_exception!(
+    ngram_copy._rust,
+    StateError,
+    PyValueError,
+    "A serialised state is of another version or kind, truncated or damaged."
+);
+
+/// Maps a core error to its Python exception.
+pub(crate) fn to_python(error: Error) -> PyErr {
+    match error {
+        Error::State(message) => StateError::new_err(message),
+        Error::Memory(message) => PyMemoryError::new_err(message),
+        Error::Interrupted => Python::attach(|py| {
+            py.check_signals()
+                .err()
+                .unwrap_or_else(|| pyo3::exceptions::PyKeyboardInterrupt::new_err(()))
+        }),
+        other => PyValueError::new_err(other.to_string()),
+    }
+}
+
+/// Runs `work` without the GIL and maps its error.
+pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> ngram_copy_core::Result<T> + Send) -> PyResult<T> {
+    py.detach(work).map_err(to_python)
+}

@@ -1,0 +1,19 @@
+//! Thin Python binding of `ngram-copy-core`: converts, releases the GIL, maps errors; no loop of its own.
+
+// pyo3's macros expand to documented items that rustc still reports.
+#![allow(missing_docs)]
+
+mod convert;
+mod error;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _rust {
+    use super::{PyModule, PyResult, Bound, PyModuleMethods};
+    #[pymodule_init]
+    fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
+        m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        m.add("StateError", m.py().get_type::<super::error::StateError>())
+    }
+}
