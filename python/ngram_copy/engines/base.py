@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,10 @@ class Engine(ABC):
 
     @abstractmethod
     def resume(
-        self, states: Sequence[bytes], max_new_tokens: int, queries: Sequence[NDArray[np.uint32]] | None = None
+        self,
+        states: Sequence[bytes],
+        max_new_tokens: int,
+        queries: Sequence[NDArray[np.uint32]] | None = None,
     ) -> list[NDArray[np.int64]]:
         """Feed each query to its state, then emit freely up to ``max_new_tokens`` tokens or ``eos``.
 
@@ -76,6 +79,6 @@ class Engine(ABC):
         Lengths, positions, seeds and options are free: they do not depend on the tokens.
         """
 
-    def diagnostics(self, batch: Batch) -> dict[str, Any]:
-        """Counts that explain the answers to a batch (load, collisions, repeats); they add up over batches."""
+    def diagnostics(self, batch: Batch, prediction: Prediction) -> dict[str, int]:
+        """Count what explains the answers (slots, occupied, collisions, repeats); the counts add up over batches."""
         return {}

@@ -186,3 +186,33 @@ class Task(ABC):
         for start in range(0, examples, batch):
             count = min(batch, examples - start)
             yield self.batch(length, seed=seed, split=split, start=start, count=count, threads=threads)
+
+
+class TextTask(Task):
+    """A task whose tokens stand for text, so that a pretrained model with its own tokenizer can take it too."""
+
+    @abstractmethod
+    def decode(self, tokens: NDArray[np.integer[Any]]) -> str:
+        """The text of data tokens."""
+
+    def render_text(self, batch: Batch, index: int) -> str:
+        """Prompt and query of one example as text, special tokens left out."""
+        before = batch.tokens[index, : batch.answer[index]]
+        return self.decode(before[before < self.vocab.size])
+
+    def score_text(self, batch: Batch, index: int, generated: str) -> bool:
+        """Whether generated text begins with the answer, white space at both ends aside."""
+        answer = batch.tokens[index, batch.answer[index] : batch.lengths[index]]
+        return generated.strip().startswith(self.decode(answer[answer < self.vocab.size]).strip())
+
+
+def check_length(task: Task, length: int, least: int) -> None:
+    """Refuse lengths below ``least``.
+
+    Raises
+    ------
+    ValueError
+        Naming the task, the length and the shortest that is allowed.
+    """
+    if length < least:
+        raise ValueError(f"{task.name}: length must be at least {least} with these options, not {length}")
