@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ngram_copy.engines.base import Engine, Prediction
-from ngram_copy.ngram import BoundedNgramCopier, NgramCopier, PrefixMachine, hash_ngrams
+from ngram_copy.ngram import BoundedNgramCopier, NgramCopier, PrefixMachine
 from ngram_copy.tasks.base import Batch, VocabularySpec
 
 

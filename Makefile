@@ -1,0 +1,71 @@
+# The few commands that people type; CI calls the same. Each target makes what it needs and does nothing twice.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' 2>/dev/null) Cargo.toml Cargo.lock rustfmt.toml
+THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench report docs-check clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# The tools that nothing here can install are missed in one line, not in a page of errors.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "ngram-copy needs Python 3.11 or later: $(PYTHON) was not found (name another one with PYTHON=…)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ngram-copy needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) -V 2>&1) (name another one with PYTHON=…)" >&2; exit 2; }
+	@command -v cargo >/dev/null || { echo "ngram-copy needs a Rust toolchain, and cargo was not found: see https://rustup.rs" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.bench: $(BIN)/python pyproject.toml $(SOURCES)
+	@command -v cargo >/dev/null || { echo "ngram-copy needs a Rust toolchain, and cargo was not found: see https://rustup.rs" >&2; exit 2; }
+	@echo "Building ngram-copy and installing its command-line extra …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.bench
+	@echo "Installing what tests and checks need …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+quick: $(VENV)/.bench  ## measure the symbolic copiers and write the report (under 5 minutes, build included)
+	@$(BIN)/ngram-copy run symbolic --out results/quick --resume --threads $(THREADS)
+
+test: lint test-rust test-python  ## everything that must pass: checks, Rust tests, Python tests with coverage
+
+test-rust: $(VENV)/.dev
+	@cargo test -q --workspace
+
+test-python: $(VENV)/.dev
+	@$(BIN)/python -m pytest --cov=ngram_copy --cov-report=term:skip-covered --cov-fail-under=90 -q
+
+test-exhaustive: $(VENV)/.dev  ## the long tests that `make test` leaves out
+	@$(BIN)/python -m pytest -q -m exhaustive -o addopts=-ra
+	@cargo test -q --workspace --release -- --ignored
+
+lint: $(VENV)/.dev  ## formatting, lints and types
+	@cargo fmt --all --check
+	@cargo clippy -q --workspace --all-targets -- -D warnings
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/ruff check -q .
+	@$(BIN)/mypy
+
+fmt: $(VENV)/.dev  ## format all code
+	@cargo fmt --all
+	@$(BIN)/ruff format -q .
+	@$(BIN)/ruff check -q --fix .
+
+bench: $(VENV)/.dev  ## time the core against its peers; prints ratios, keeps records, splices README's table
+	@$(BIN)/python -m pytest benches -q -o addopts= --benchmark-only --benchmark-json=results/benchmarks.json
+	@$(BIN)/python benches/report.py results/benchmarks.json --readme README.md
+
+report: $(VENV)/.bench  ## write the report of results/quick again
+	@$(BIN)/ngram-copy report results/quick
+
+docs-check: $(VENV)/.dev  ## run every command of README and docs
+	@$(BIN)/python tests/docs/commands.py
+
+clean:  ## remove what was built
+	@rm -rf $(VENV) target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage python/ngram_copy/_rust*.so
