@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ngram_copy
 import pytest
+
+import ngram_copy
 
 PACKAGE = Path(ngram_copy.__file__).parent
 

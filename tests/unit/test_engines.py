@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from ngram_copy import StateError
 from ngram_copy.engines import ENGINES
 from ngram_copy.tasks import TASKS, VocabularySpec

@@ -5,13 +5,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from ngram_copy.tasks import SPLITS, TASKS, Batch, DataHash
 from ngram_copy.tasks.copy import Copy
 from ngram_copy.tasks.duplicates import DuplicateNgram
 from ngram_copy.tasks.lookup import PrefixLookup, SuffixLookup
 from ngram_copy.tasks.phone_book import FIRST, LAST, PhoneBook
 from ngram_copy.tasks.text import TextCopy, read_corpus
-from scipy import stats
 
 # A few settings of each task; a new task must be added here.
 SETTINGS = {
@@ -83,7 +84,7 @@ class TestEveryTask:
             self.make(name, options).batch(0, seed=0, split="test", start=0, count=1)
 
 
-@pytest.mark.parametrize("options", SETTINGS["copy"][2:] + [{}])
+@pytest.mark.parametrize("options", [*SETTINGS["copy"][2:], {}])
 def test_probabilities_of_all_strings_sum_to_one(options):
     task = Copy(vocab_size=4, **{**options, **({"branching": 2} if "branching" in options else {})})
     strings = np.array(list(itertools.product(range(4), repeat=4)), dtype=np.uint32)
