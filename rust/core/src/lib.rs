@@ -5,6 +5,7 @@
 pub mod error;
 pub mod naive;
 pub mod ngram;
+pub mod parallel;
 pub mod sample;
 pub mod simd;
 

@@ -17,15 +17,16 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         Error::State(message) => StateError::new_err(message),
         Error::Memory(message) => PyMemoryError::new_err(message),
         Error::Interrupted => Python::attach(|py| {
-            py.check_signals()
-                .err()
-                .unwrap_or_else(|| pyo3::exceptions::PyKeyboardInterrupt::new_err(()))
+            py.check_signals().err().unwrap_or_else(|| pyo3::exceptions::PyKeyboardInterrupt::new_err(()))
         }),
         other => PyValueError::new_err(other.to_string()),
     }
 }
 
 /// Runs `work` without the GIL and maps its error.
-pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> ngram_copy_core::Result<T> + Send) -> PyResult<T> {
+pub(crate) fn detached<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> ngram_copy_core::Result<T> + Send,
+) -> PyResult<T> {
     py.detach(work).map_err(to_python)
 }

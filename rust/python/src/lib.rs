@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _rust {
-    use super::{PyModule, PyResult, Bound, PyModuleMethods};
+    use super::{Bound, PyModule, PyModuleMethods, PyResult};
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
         m.add("__version__", env!("CARGO_PKG_VERSION"))?;

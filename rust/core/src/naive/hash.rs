@@ -1,0 +1,23 @@
+//! The definition of the n-gram hash, a multiplication at a time in 128 bits.
+
+const TWO_64: u128 = 1 << 64;
+
+fn mix(h: u128) -> u128 {
+    let h = (h ^ (h >> 30)) * 0xbf58_476d_1ce4_e5b9 % TWO_64;
+    let h = (h ^ (h >> 27)) * 0x94d0_49bb_1331_11eb % TWO_64;
+    h ^ (h >> 31)
+}
+
+/// `mix(offset + Σ_j c_j·x_j mod 2^64)` of every window of n symbols.
+#[must_use]
+pub fn hash_ngrams(symbols: &[u64], n: usize, seed: u64) -> Vec<u64> {
+    let state = mix(u128::from(seed));
+    let offset = mix(state ^ mix(n as u128));
+    let coefficient = |j: usize| mix((state + (j as u128 + 1) * 0x9e37_79b9_7f4a_7c15) % TWO_64) | 1;
+    let hash = |window: &[u64]| {
+        let sum =
+            window.iter().enumerate().fold(offset, |sum, (j, x)| (sum + coefficient(j) * u128::from(*x)) % TWO_64);
+        mix(sum) as u64
+    };
+    symbols.windows(n).map(hash).collect()
+}

@@ -1,0 +1,318 @@
+//! Every n-gram of a token array to 64 bits.
+//!
+//! The hash of a window `x_0 … x_{n-1}` is multilinear with a finaliser,
+//!
+//! `h = mix(offset + Σ_j c_j·x_j mod 2^64)`,
+//!
+//! with odd coefficients `c_j` drawn independently from the seed and an offset drawn from seed and n. Each window is hashed
+//! on its own: a rolling hash would be bound by its chain of dependent multiplications. Without `mix` the low bit would be
+//! the parity of the tokens for every seed. A hash depends on the values, n and the seed alone.
+//!
+//! Windows that differ in one token never collide. Tokens that are all multiples of 2^k leave 64 - k bits of the sum.
+
+use crate::simd::{self, Kernel, Level};
+use crate::{Error, Result, parallel};
+
+/// The largest n.
+pub const MAX_N: usize = 1 << 16;
+
+/// The symbol that stands for everything at and before a boundary: one more than the largest token.
+pub const BOUNDARY: u64 = 1 << 32;
+
+/// Windows up to this length are hashed in one pass over registers.
+const FUSED: usize = 8;
+
+/// Hashes made at a time: 4 KiB, so that they and their tokens stay in the first-level cache.
+const BLOCK: usize = 512;
+
+/// Outputs of at least this many hashes are written past the caches.
+const STREAM: usize = 1 << 19;
+
+/// An integer type of token arrays; values are 0 to 2^32 - 1, and for `u64`, the type of symbols, also [`BOUNDARY`].
+pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
+    /// The value, where it is one.
+    fn to_u64(self) -> u64;
+    /// Whether the value is a token.
+    fn is_valid(self) -> bool;
+
+    /// Refuses arrays with a value that is not a token; the error names the first one and its index.
+    fn validate(tokens: &[Self]) -> Result<()> {
+        validate_from(tokens, 0, usize::MAX)
+    }
+}
+
+macro_rules! tokens {
+    ($($type:ty: $valid:expr;)*) => {$(
+        impl Token for $type {
+            #[inline(always)]
+            fn to_u64(self) -> u64 {
+                self as u64
+            }
+
+            #[inline(always)]
+            fn is_valid(self) -> bool {
+                let valid: fn($type) -> bool = $valid;
+                valid(self)
+            }
+        }
+    )*};
+}
+
+tokens! {
+    u8: |_| true;
+    u16: |_| true;
+    u32: |_| true;
+    i32: |value| value >= 0;
+    i64: |value| value as u64 >> 32 == 0;
+    u64: |value| value <= BOUNDARY;
+}
+
+/// [`Token::validate`] for the part of an array that starts at the flat index `first`; an index in an array of rows
+/// (`seq_len` below `usize::MAX`) is told as row and column.
+fn validate_from<T: Token>(tokens: &[T], first: usize, seq_len: usize) -> Result<()> {
+    for (block, values) in tokens.chunks(BLOCK).enumerate() {
+        if values.iter().fold(true, |valid, value| valid & value.is_valid()) {
+            continue;
+        }
+        if let Some(at) = values.iter().position(|value| !value.is_valid()) {
+            let (value, index) = (values[at], first + block * BLOCK + at);
+            let place = if seq_len == usize::MAX {
+                index.to_string()
+            } else {
+                format!("[{}, {}]", index / seq_len, index % seq_len)
+            };
+            return Err(Error::value(format!("token {value} at index {place}: tokens must be 0 to {}", u32::MAX)));
+        }
+    }
+    Ok(())
+}
+
+/// Two rounds of xor-shift and multiplication, then a last xor-shift: the finaliser of `SplitMix64` (Stafford's mix 13), a
+/// bijection in which every input bit changes every output bit with probability near one half.
+#[inline(always)]
+#[must_use]
+pub const fn mix(mut h: u64) -> u64 {
+    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    h ^ (h >> 31)
+}
+
+/// Hashes n-grams; made once for n and a seed.
+#[derive(Debug, Clone)]
+pub struct NgramHasher {
+    coefficients: Vec<u64>,
+    offset: u64,
+    level: Level,
+}
+
+impl NgramHasher {
+    /// A hasher of windows of `n` tokens, 1 to [`MAX_N`].
+    pub fn new(n: usize, seed: u64) -> Result<Self> {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        if !(1..=MAX_N).contains(&n) {
+            return Err(Error::value(format!("n is {n}; it must be 1 to {MAX_N}")));
+        }
+        let state = mix(seed);
+        let coefficients = (1..=n as u64).map(|j| mix(state.wrapping_add(j.wrapping_mul(GOLDEN))) | 1).collect();
+        Ok(Self { coefficients, offset: mix(state ^ mix(n as u64)), level: Level::best() })
+    }
+
+    /// The same hasher on another instruction set; the hashes are the same.
+    #[must_use]
+    pub fn with_level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// The length of a window.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.coefficients.len()
+    }
+
+    /// The number of n-grams in `seq_len` tokens.
+    #[must_use]
+    pub fn count(&self, seq_len: usize) -> usize {
+        (seq_len + 1).saturating_sub(self.n())
+    }
+
+    /// The hash of one window of n values (those after the n-th are not looked at).
+    #[inline]
+    pub fn hash_one(&self, window: impl IntoIterator<Item = u64>) -> u64 {
+        let terms = self.coefficients.iter().zip(window).map(|(c, x)| c.wrapping_mul(x));
+        mix(terms.fold(self.offset, u64::wrapping_add))
+    }
+
+    /// The hash of each n-gram of `tokens` to `out`, which has [`Self::count`] elements.
+    pub fn hash_into<T: Token>(&self, tokens: &[T], out: &mut [u64], threads: usize) -> Result<()> {
+        self.check_out(self.count(tokens.len()), out.len())?;
+        self.hash_long(tokens, out, threads, 0, usize::MAX)
+    }
+
+    /// [`Self::hash_into`] for each row of a batch of shape (batch, `seq_len`); `out` has the shape (batch, count).
+    pub fn hash_rows_into<T: Token>(
+        &self,
+        tokens: &[T],
+        seq_len: usize,
+        out: &mut [u64],
+        threads: usize,
+    ) -> Result<()> {
+        parallel::check(threads)?;
+        let count = self.count(seq_len);
+        let rows = tokens.len().checked_div(seq_len).unwrap_or(0);
+        if rows * seq_len != tokens.len() {
+            return Err(Error::value(format!("{} tokens are not rows of {seq_len}", tokens.len())));
+        }
+        self.check_out(rows * count, out.len())?;
+        if count == 0 {
+            return validate_from(tokens, 0, seq_len);
+        }
+        if rows < threads {
+            let pairs = tokens.chunks(seq_len).zip(out.chunks_mut(count)).enumerate();
+            return pairs
+                .into_iter()
+                .try_for_each(|(row, (tokens, out))| self.hash_long(tokens, out, threads, row * seq_len, seq_len));
+        }
+        let share = rows.div_ceil(threads);
+        let parts = tokens.chunks(share * seq_len).zip(out.chunks_mut(share * count)).enumerate().collect();
+        parallel::for_each(threads, parts, |(part, (tokens, out))| {
+            let pairs = tokens.chunks(seq_len).zip(out.chunks_mut(count)).enumerate();
+            pairs.into_iter().try_for_each(|(row, (tokens, out))| {
+                self.hash_part(tokens, out, (part * share + row) * seq_len, seq_len)
+            })
+        })
+    }
+
+    fn check_out(&self, needed: usize, given: usize) -> Result<()> {
+        if needed == given {
+            Ok(())
+        } else {
+            let n = self.n();
+            Err(Error::value(format!("out has {given} elements; the tokens have {needed} windows of {n}")))
+        }
+    }
+
+    /// One row, cut into a part for each thread; parts overlap by n - 1 tokens.
+    fn hash_long<T: Token>(
+        &self,
+        tokens: &[T],
+        out: &mut [u64],
+        threads: usize,
+        first: usize,
+        seq_len: usize,
+    ) -> Result<()> {
+        parallel::check(threads)?;
+        if out.is_empty() {
+            return validate_from(tokens, first, seq_len);
+        }
+        let share = out.len().div_ceil(threads);
+        let parts = out.chunks_mut(share).enumerate().collect();
+        parallel::for_each(threads, parts, |(part, out): (usize, &mut [u64])| {
+            let start = part * share;
+            self.hash_part(&tokens[start..start + out.len() + self.n() - 1], out, first + start, seq_len)
+        })
+    }
+
+    /// The hashes of a non-empty part on this thread, block by block.
+    fn hash_part<T: Token>(&self, tokens: &[T], out: &mut [u64], first: usize, seq_len: usize) -> Result<()> {
+        let overlap = self.n() - 1;
+        let stream = out.len() >= STREAM;
+        let mut buffer = [0; BLOCK];
+        let mut done = 0;
+        while done < out.len() {
+            // When streaming, all blocks but the first start at a cache line.
+            let aligned = if stream && done == 0 { BLOCK - 8 + simd::until_aligned(out) } else { BLOCK };
+            let len = aligned.min(out.len() - done);
+            let windows = &tokens[done..done + len + overlap];
+            validate_from(&windows[..len], first + done, seq_len)?;
+            let target = &mut out[done..done + len];
+            if stream {
+                let hashes = &mut buffer[..len];
+                self.hash_block(windows, hashes);
+                self.level.stream(target, hashes);
+            } else {
+                self.hash_block(windows, target);
+            }
+            done += len;
+        }
+        if stream {
+            simd::stream_fence();
+        }
+        validate_from(&tokens[done..], first + done, seq_len)
+    }
+
+    /// The hashes of `out.len() + n - 1` valid tokens; for blocks that stay in the first-level cache.
+    pub(crate) fn hash_block<T: Token>(&self, tokens: &[T], out: &mut [u64]) {
+        macro_rules! by_length {
+            ($($n:literal)*) => {
+                match self.n() {
+                    $($n => self.level.run(Fused::<T, $n> { hasher: self, tokens, out }),)*
+                    _ => self.level.run(Long { hasher: self, tokens, out }),
+                }
+            };
+        }
+        by_length!(1 2 3 4 5 6 7 8);
+    }
+}
+
+/// Windows of N tokens, N known to the compiler: one pass.
+struct Fused<'a, T, const N: usize> {
+    hasher: &'a NgramHasher,
+    tokens: &'a [T],
+    out: &'a mut [u64],
+}
+
+impl<T: Token, const N: usize> Kernel for Fused<'_, T, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let offset = self.hasher.offset;
+        let Some(coefficients) = self.hasher.coefficients.first_chunk::<N>() else { return };
+        for (hash, window) in self.out.iter_mut().zip(self.tokens.windows(N)) {
+            *hash = mix(dot(coefficients, window, offset));
+        }
+    }
+}
+
+/// Windows of any length: a pass for every eight tokens, then for each of the rest.
+struct Long<'a, T> {
+    hasher: &'a NgramHasher,
+    tokens: &'a [T],
+    out: &'a mut [u64],
+}
+
+impl<T: Token> Kernel for Long<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.out.fill(self.hasher.offset);
+        let (eights, rest) = self.hasher.coefficients.as_chunks::<FUSED>();
+        let mut tokens = self.tokens;
+        for coefficients in eights {
+            accumulate(coefficients, tokens, self.out);
+            tokens = &tokens[FUSED..];
+        }
+        for coefficient in rest {
+            accumulate(&[*coefficient], tokens, self.out);
+            tokens = &tokens[1..];
+        }
+        for hash in self.out {
+            *hash = mix(*hash);
+        }
+    }
+}
+
+#[inline(always)]
+fn accumulate<T: Token, const N: usize>(coefficients: &[u64; N], tokens: &[T], sums: &mut [u64]) {
+    for (sum, window) in sums.iter_mut().zip(tokens.windows(N)) {
+        *sum = dot(coefficients, window, *sum);
+    }
+}
+
+#[inline(always)]
+fn dot<T: Token, const N: usize>(coefficients: &[u64; N], window: &[T], start: u64) -> u64 {
+    let terms = coefficients.iter().zip(window).map(|(c, x)| c.wrapping_mul(x.to_u64()));
+    terms.fold(start, u64::wrapping_add)
+}

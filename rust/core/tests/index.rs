@@ -1,0 +1,99 @@
+//! The index against a map of the standard library, with tags that collide.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+
+use ngram_copy_core::Error;
+use ngram_copy_core::ngram::index::{Index, MAX_POSITIONS};
+use proptest::prelude::*;
+
+const CASES: u32 = 1024;
+
+fn config(name: &str) -> ProptestConfig {
+    println!("{name}: {CASES} cases");
+    ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config("an index is a map"))]
+
+    /// Hashes keep only a few of the bits of their keys, so that tags are equal where keys are not; keys come again.
+    #[test]
+    fn is_a_map(
+        keys in proptest::collection::vec(any::<u64>(), 0..4000),
+        (key_bits, hash_bits) in (1_u32..=64, 1_u32..=64),
+        limited: bool,
+        last: bool,
+    ) {
+        let keys: Vec<u64> = keys.iter().map(|key| key >> (64 - key_bits)).collect();
+        let hash = |key: u64| key.wrapping_mul(0x9e37_79b9_7f4a_7c15) & (u64::MAX << (64 - hash_bits));
+        let mut index = Index::new(if limited { keys.len() } else { MAX_POSITIONS }).unwrap();
+        let mut expected = HashMap::new();
+        for (position, &key) in keys.iter().enumerate() {
+            prop_assert_eq!(index.get(hash(key), |at| keys[at] == key), expected.get(&key).copied());
+            let (slot, found) = index.get_or_insert(hash(key), position, |at| keys[at] == key).unwrap();
+            prop_assert_eq!(found, expected.get(&key).copied());
+            if last {
+                index.set(slot, position);
+                expected.insert(key, position);
+            } else {
+                expected.entry(key).or_insert(position);
+            }
+            prop_assert_eq!(index.len(), expected.len());
+        }
+        for (&key, &position) in &expected {
+            prop_assert_eq!(index.get(hash(key), |at| keys[at] == key), Some(position));
+        }
+        let mut positions: Vec<usize> = index.positions().collect();
+        positions.sort_unstable();
+        let mut all: Vec<usize> = expected.values().copied().collect();
+        all.sort_unstable();
+        prop_assert_eq!(positions, all);
+        prop_assert!(index.len() * 5 <= index.capacity() * 3);
+        prop_assert_eq!(index.nbytes(), index.capacity() * 8);
+    }
+}
+
+#[test]
+fn limits_are_told() {
+    assert!(matches!(Index::new(MAX_POSITIONS + 1), Err(Error::Memory(_))));
+    let mut index = Index::new(2).unwrap();
+    for key in 0..3 {
+        index.get_or_insert(key << 60, 0, |_| false).unwrap();
+    }
+    assert_eq!(
+        index.get_or_insert(3 << 60, 1, |_| false),
+        Err(Error::Memory("an index for 2 positions holds at most 3 keys".into()))
+    );
+    assert_eq!(Index::new(255).unwrap().tag_bits(), 56);
+    assert_eq!(Index::new(MAX_POSITIONS).unwrap().tag_bits(), 32);
+}
+
+#[test]
+fn an_empty_index_answers() {
+    let index = Index::new(0).unwrap();
+    assert!(index.is_empty());
+    assert_eq!(index.get(5, |_| true), None);
+}
+
+/// Mostly new keys: one large step; few keys: the table stays small.
+#[test]
+fn growth_follows_the_share_of_new_keys() {
+    const LIMIT: usize = 3_000_000;
+    let hash = |key: usize| (key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut distinct = Index::new(LIMIT).unwrap();
+    let mut few = Index::new(LIMIT).unwrap();
+    let mut capacities = vec![];
+    for position in 0..LIMIT {
+        distinct.get_or_insert(hash(position), position, |at| at == position).unwrap();
+        few.get_or_insert(hash(position % 1000), position, |at| at % 1000 == position % 1000).unwrap();
+        if capacities.last() != Some(&distinct.capacity()) {
+            capacities.push(distinct.capacity());
+        }
+    }
+    assert_eq!(distinct.len(), LIMIT);
+    assert_eq!(capacities.last(), Some(&5_000_001));
+    assert_eq!(capacities[capacities.len() - 2], 1 << 20);
+    assert_eq!((few.len(), few.capacity()), (1000, 2048));
+}
