@@ -1,1 +1,441 @@
 //! Counter-based random sampling: example `i` of a stream is a function of (seed, stream, i) alone.
+//!
+//! Every call has one `ChaCha8` keystream. Its key holds the seed, the kind of draw and its parameters, its nonce holds the
+//! stream, so calls that differ in any of them are independent. A row of `w` draws owns the draws `i·w … i·w + w - 1`: rows
+//! that follow one another are one contiguous piece of keystream, however they are cut into calls and threads. A draw that
+//! rejection refuses is repeated from further keystreams (levels 1, 2, …), in which each position owns a block of 64 bytes.
+//! Nothing is biased, not even by 2^-32: multiply-and-reject for uniform draws, integer counts that sum to 2^32 for others.
+
+use std::collections::HashMap;
+use std::hint::select_unpredictable;
+
+use chacha20::ChaCha8Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
+
+use crate::{Error, Result, parallel};
+
+/// The sum of the counts of a distribution: a draw is one 32-bit word.
+pub const TOTAL: u64 = 1 << 32;
+
+/// Largest vocabulary for which a table of outcomes is built.
+pub const MAX_TABLE: u64 = 1 << 24;
+
+/// Words handled at a time: keystream and results stay in the first-level cache.
+const BLOCK: usize = 1024;
+
+/// Fewer items than this are not worth another thread.
+const ITEMS_PER_THREAD: usize = 1 << 15;
+
+/// Which rows of which stream a call is about: `start`, `start + 1`, ….
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// Seed of the whole experiment.
+    pub seed: u64,
+    /// Names what the numbers are for (task, split, purpose).
+    pub stream: u64,
+    /// The first row.
+    pub start: u64,
+}
+
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Kind {
+    Uniform = 1,
+    Categorical = 2,
+    Markov = 3,
+    Distinct = 4,
+    Integers = 5,
+    Successors = 6,
+    Weights = 7,
+}
+
+/// The keystreams of one call.
+#[derive(Clone, Copy)]
+struct Keystream {
+    key: [u8; 32],
+    stream: u64,
+}
+
+impl Keystream {
+    fn new(rows: Rows, kind: Kind, row_len: usize, range: u64) -> Self {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&rows.seed.to_le_bytes());
+        key[8..12].copy_from_slice(&(kind as u32).to_le_bytes());
+        key[16..24].copy_from_slice(&(row_len as u64).to_le_bytes());
+        key[24..].copy_from_slice(&range.to_le_bytes());
+        Self { key, stream: rows.stream }
+    }
+
+    /// The keystream of a level, from a word on.
+    fn at(&self, level: u32, word: u128) -> ChaCha8Rng {
+        let mut key = self.key;
+        key[12..16].copy_from_slice(&level.to_le_bytes());
+        let mut rng = ChaCha8Rng::from_seed(key);
+        rng.set_stream(self.stream);
+        rng.set_word_pos(word);
+        rng
+    }
+
+    /// Calls `map(position, words, out)` on blocks of `out` with as many words of the keystream.
+    fn map_words(&self, first: u64, out: &mut [u32], mut map: impl FnMut(u64, &[[u8; 4]], &mut [u32])) {
+        let mut rng = self.at(0, u128::from(first));
+        let mut bytes = [0; 4 * BLOCK];
+        let mut position = first;
+        for block in out.chunks_mut(BLOCK) {
+            let bytes = &mut bytes[..4 * block.len()];
+            rng.fill_bytes(bytes);
+            map(position, bytes.as_chunks().0, block);
+            position = position.wrapping_add(block.len() as u64);
+        }
+    }
+
+    /// Repeats the 32-bit draw at `position` until one is accepted.
+    #[cold]
+    fn redraw_u32(&self, position: u64, range: u64, threshold: u32) -> u32 {
+        for level in 1.. {
+            let mut rng = self.at(level, 16 * u128::from(position));
+            for _ in 0..16 {
+                let product = u64::from(rng.next_u32()) * range;
+                if product as u32 >= threshold {
+                    return (product >> 32) as u32;
+                }
+            }
+        }
+        unreachable!("levels do not end")
+    }
+
+    /// Repeats the 64-bit draw at `position` until one is accepted.
+    #[cold]
+    fn redraw_u64(&self, position: u64, range: u64) -> u64 {
+        let threshold = range.wrapping_neg() % range;
+        for level in 1.. {
+            let mut rng = self.at(level, 16 * u128::from(position));
+            for _ in 0..8 {
+                let product = u128::from(rng.next_u64()) * u128::from(range);
+                if product as u64 >= threshold {
+                    return (product >> 64) as u64;
+                }
+            }
+        }
+        unreachable!("levels do not end")
+    }
+
+    /// Maps a 64-bit word to `0..range` without bias.
+    fn draw_u64(&self, rng: &mut ChaCha8Rng, position: u64, range: u64) -> u64 {
+        let product = u128::from(rng.next_u64()) * u128::from(range);
+        let low = product as u64;
+        if low < range && low < range.wrapping_neg() % range {
+            return self.redraw_u64(position, range);
+        }
+        (product >> 64) as u64
+    }
+
+    /// Writes distinct values below `high` in random order: the front of a Fisher–Yates shuffle of `0..high`, of which only
+    /// the moved places are kept (in `moved`).
+    fn distinct(&self, row: u64, high: u64, moved: &mut HashMap<u64, u64>, out: &mut [u64]) {
+        let first = row.wrapping_mul(out.len() as u64);
+        let mut rng = self.at(0, 2 * u128::from(first));
+        moved.clear();
+        for (step, value) in (0..).zip(out) {
+            let place = step + self.draw_u64(&mut rng, first.wrapping_add(step), high - step);
+            let displaced = moved.remove(&step).unwrap_or(step);
+            *value = if place == step { displaced } else { moved.insert(place, displaced).unwrap_or(place) };
+        }
+    }
+}
+
+/// Checks the shape of an output and that its draws can be counted; gives the first draw.
+fn check_rows(rows: Rows, row_len: usize, items: usize, threads: usize) -> Result<u64> {
+    parallel::check(threads)?;
+    if items == 0 {
+        return Ok(0);
+    }
+    if row_len == 0 || !items.is_multiple_of(row_len) {
+        return Err(Error::value(format!("{items} items are not a whole number of rows of {row_len}")));
+    }
+    let end = (u128::from(rows.start) + (items / row_len) as u128) * row_len as u128;
+    if end > 1 << 63 {
+        let start = rows.start;
+        return Err(Error::value(format!(
+            "(start + count) * row length must be at most 2^63, got start = {start} and rows of {row_len}"
+        )));
+    }
+    Ok(rows.start * row_len as u64)
+}
+
+fn check_vocab_size(vocab_size: u64, most: u64) -> Result<()> {
+    if vocab_size == 0 || vocab_size > most {
+        let power = most.ilog2();
+        return Err(Error::value(format!("vocab_size must be 1 to 2^{power}, got {vocab_size}")));
+    }
+    Ok(())
+}
+
+/// Calls `fill(first_row, rows)` on disjoint pieces of `out`, each a whole number of rows, on `threads` threads.
+fn over_rows<T: Send>(
+    out: &mut [T],
+    row_len: usize,
+    threads: usize,
+    fill: impl Fn(usize, &mut [T]) + Sync + Send,
+) -> Result<()> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let rows = out.len() / row_len;
+    let parts = threads.min(out.len().div_ceil(ITEMS_PER_THREAD)).clamp(1, rows);
+    let rows_each = rows.div_ceil(parts);
+    let pieces: Vec<_> = out.chunks_mut(rows_each * row_len).enumerate().collect();
+    parallel::for_each(parts, pieces, |(part, piece)| {
+        fill(part * rows_each, piece);
+        Ok(())
+    })
+}
+
+/// Uniform tokens in `0..vocab_size`, rows of `seq_len`.
+///
+/// Multiply, and reject in the rare case that would be biased (Lemire, <https://doi.org/10.1145/3230636>).
+pub fn uniform(rows: Rows, seq_len: usize, vocab_size: u64, threads: usize, out: &mut [u32]) -> Result<()> {
+    check_vocab_size(vocab_size, TOTAL)?;
+    let first = check_rows(rows, seq_len, out.len(), threads)?;
+    let keystream = Keystream::new(rows, Kind::Uniform, seq_len, vocab_size);
+    let threshold = (TOTAL % vocab_size) as u32;
+    over_rows(out, 1, threads, |token, piece| {
+        keystream.map_words(first + token as u64, piece, |position, words, out| {
+            let mut lowest = u32::MAX;
+            for (token, word) in out.iter_mut().zip(words) {
+                let product = u64::from(u32::from_le_bytes(*word)) * vocab_size;
+                *token = (product >> 32) as u32;
+                lowest = lowest.min(product as u32);
+            }
+            if lowest < threshold {
+                for ((position, token), word) in (position..).zip(out).zip(words) {
+                    let low = u32::from_le_bytes(*word).wrapping_mul(vocab_size as u32);
+                    if low < threshold {
+                        *token = keystream.redraw_u32(position, vocab_size, threshold);
+                    }
+                }
+            }
+        });
+    })
+}
+
+/// A place of an alias table: words whose low bits are below `cut` give the place itself, the others `alias`.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    cut: u32,
+    alias: u32,
+}
+
+/// A distribution over `0..counts.len()` with P(j) = counts\[j\] / 2^32 exactly: Walker's alias method over 2^m places.
+#[derive(Debug, Clone)]
+pub struct Categorical {
+    places: Vec<Place>,
+    /// 32 - m.
+    low_bits: u32,
+}
+
+impl Categorical {
+    /// Builds the table; `counts` must sum to 2^32.
+    pub fn new(counts: &[u64]) -> Result<Self> {
+        check_vocab_size(counts.len() as u64, MAX_TABLE)?;
+        let sum: u128 = counts.iter().map(|&count| u128::from(count)).sum();
+        if sum != u128::from(TOTAL) {
+            return Err(Error::value(format!("counts must sum to 2^32, got a sum of {sum}")));
+        }
+        let bits = counts.len().next_power_of_two().ilog2().max(1);
+        let share = TOTAL >> bits;
+        let mut left = counts.to_vec();
+        left.resize(1 << bits, 0);
+        let mut places: Vec<Place> = (0..1 << bits).map(|j| Place { cut: share as u32, alias: j }).collect();
+        let (mut poor, mut rich): (Vec<usize>, Vec<usize>) = (0..left.len()).partition(|&j| left[j] < share);
+        // The counts left over sum to (places left over) · share at all times, so a rich one exists while a poor one does.
+        while let (Some(receiver), Some(&giver)) = (poor.pop(), rich.last()) {
+            places[receiver] = Place { cut: left[receiver] as u32, alias: giver as u32 };
+            left[giver] -= share - left[receiver];
+            if left[giver] < share {
+                rich.pop();
+                poor.push(giver);
+            }
+        }
+        Ok(Self { places, low_bits: 32 - bits })
+    }
+
+    /// The outcome of a uniformly random word.
+    #[inline]
+    #[must_use]
+    pub fn outcome(&self, word: u32) -> u32 {
+        let place = word >> self.low_bits;
+        let Place { cut, alias } = self.places[place as usize];
+        select_unpredictable(word & ((1 << self.low_bits) - 1) < cut, place, alias)
+    }
+
+    /// Independent draws, rows of `seq_len`.
+    pub fn fill(&self, rows: Rows, seq_len: usize, threads: usize, out: &mut [u32]) -> Result<()> {
+        let first = check_rows(rows, seq_len, out.len(), threads)?;
+        let keystream = Keystream::new(rows, Kind::Categorical, seq_len, self.places.len() as u64);
+        over_rows(out, 1, threads, |token, piece| {
+            keystream.map_words(first + token as u64, piece, |_, words, out| {
+                for (token, word) in out.iter_mut().zip(words) {
+                    *token = self.outcome(u32::from_le_bytes(*word));
+                }
+            });
+        })
+    }
+}
+
+/// Counts of a Zipf distribution, P(j) ∝ (j + 1)^-exponent, rounded so that they sum to 2^32.
+///
+/// Count j is the difference of the rounded cumulative weights, so it is less than one from the ideal; counts of very
+/// rare tokens may be 0. The same on every machine: the power is computed in software.
+pub fn zipf_counts(vocab_size: u64, exponent: f64) -> Result<Vec<u64>> {
+    check_vocab_size(vocab_size, MAX_TABLE)?;
+    if !(exponent.is_finite() && exponent >= 0.0) {
+        return Err(Error::value(format!("exponent must be finite and at least 0, got {exponent}")));
+    }
+    let mut cumulative = Vec::with_capacity(vocab_size as usize);
+    let mut sum = 0.0;
+    for rank in 1..=vocab_size {
+        sum += libm::pow(rank as f64, -exponent);
+        cumulative.push(sum);
+    }
+    let mut below = 0;
+    let counts = cumulative.iter().map(|&weight| {
+        let up_to = libm::round(weight / sum * TOTAL as f64) as u64;
+        up_to - std::mem::replace(&mut below, up_to)
+    });
+    Ok(counts.collect())
+}
+
+/// A place of a state's alias table, with the outcomes themselves.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    cut: u32,
+    own: u32,
+    alias: u32,
+}
+
+/// A Markov chain over `0..vocab_size`, drawn at random: `branching` distinct successors for each state, with counts that
+/// sum to 2^32 (all such positive counts are equally likely). The first token is uniform.
+#[derive(Debug, Clone)]
+pub struct Markov {
+    vocab_size: u64,
+    /// Successors, `vocab_size` rows of `branching`.
+    pub successors: Vec<u32>,
+    /// Counts of the successors, P = count / 2^32.
+    pub counts: Vec<u64>,
+    steps: Vec<Step>,
+    /// log2 of the places of a state.
+    place_bits: u32,
+}
+
+impl Markov {
+    /// Draws the chain that belongs to `seed`.
+    pub fn new(seed: u64, vocab_size: u64, branching: u64) -> Result<Self> {
+        check_vocab_size(vocab_size, MAX_TABLE)?;
+        if branching == 0 || branching > vocab_size {
+            return Err(Error::value(format!("branching must be 1 to vocab_size ({vocab_size}), got {branching}")));
+        }
+        if vocab_size * branching > MAX_TABLE {
+            let product = vocab_size * branching;
+            return Err(Error::value(format!("vocab_size * branching must be at most 2^24, got {product}")));
+        }
+        let width = branching as usize;
+        let rows = Rows { seed, stream: 0, start: 0 };
+        let successor_stream = Keystream::new(rows, Kind::Successors, width, vocab_size);
+        let weight_stream = Keystream::new(rows, Kind::Weights, width, vocab_size);
+        let place_bits = branching.next_power_of_two().ilog2().max(1);
+        let mut chain = Self {
+            vocab_size,
+            successors: Vec::with_capacity(vocab_size as usize * width),
+            counts: Vec::with_capacity(vocab_size as usize * width),
+            steps: Vec::with_capacity((vocab_size as usize) << place_bits),
+            place_bits,
+        };
+        let mut moved = HashMap::new();
+        let mut drawn = vec![0; width];
+        for state in 0..vocab_size {
+            successor_stream.distinct(state, vocab_size, &mut moved, &mut drawn);
+            let successors: Vec<u32> = drawn.iter().map(|&token| token as u32).collect();
+            // Distinct cuts of 2^32 into `branching` pieces of at least 1.
+            weight_stream.distinct(state, TOTAL - 1, &mut moved, &mut drawn[1..]);
+            drawn[0] = 0;
+            drawn[1..].iter_mut().for_each(|cut| *cut += 1);
+            drawn.sort_unstable();
+            let ends = drawn[1..].iter().chain([&TOTAL]);
+            let counts: Vec<u64> = drawn.iter().zip(ends).map(|(from, to)| to - from).collect();
+            let table = Categorical::new(&counts)?;
+            chain.steps.extend(table.places.iter().enumerate().map(|(own, place)| Step {
+                cut: place.cut,
+                // Places past the last successor have a cut of 0: never their own.
+                own: *successors.get(own).unwrap_or(&0),
+                alias: *successors.get(place.alias as usize).unwrap_or(&0),
+            }));
+            chain.successors.extend(successors);
+            chain.counts.extend(counts);
+        }
+        Ok(chain)
+    }
+
+    /// Independent walks of `seq_len` tokens, one a row.
+    pub fn fill(&self, rows: Rows, seq_len: usize, threads: usize, out: &mut [u32]) -> Result<()> {
+        let first = check_rows(rows, seq_len, out.len(), threads)?;
+        let keystream = Keystream::new(rows, Kind::Markov, seq_len, self.vocab_size);
+        let threshold = (TOTAL % self.vocab_size) as u32;
+        let low_bits = 32 - self.place_bits;
+        over_rows(out, seq_len, threads, |row, piece| {
+            let first = first + row as u64 * seq_len as u64;
+            let mut column = 0;
+            let mut state = 0;
+            keystream.map_words(first, piece, |position, words, out| {
+                for ((position, token), word) in (position..).zip(out).zip(words) {
+                    let word = u32::from_le_bytes(*word);
+                    state = if column == 0 {
+                        let product = u64::from(word) * self.vocab_size;
+                        if (product as u32) < threshold {
+                            keystream.redraw_u32(position, self.vocab_size, threshold)
+                        } else {
+                            (product >> 32) as u32
+                        }
+                    } else {
+                        let step = self.steps[(state as usize) << self.place_bits | (word >> low_bits) as usize];
+                        select_unpredictable(word & ((1 << low_bits) - 1) < step.cut, step.own, step.alias)
+                    };
+                    *token = state;
+                    column = if column + 1 == seq_len { 0 } else { column + 1 };
+                }
+            });
+        })
+    }
+}
+
+/// Rows of `k` distinct values in `0..high`, in random order: every ordered choice is equally likely.
+pub fn distinct(rows: Rows, k: usize, high: u64, threads: usize, out: &mut [u64]) -> Result<()> {
+    if k as u64 > high {
+        return Err(Error::value(format!("k must be at most high ({high}): no more values are distinct, got {k}")));
+    }
+    check_rows(rows, k, out.len(), threads)?;
+    let keystream = Keystream::new(rows, Kind::Distinct, k, high);
+    over_rows(out, k, threads, |first, piece| {
+        let mut moved = HashMap::new();
+        for (row, values) in (first as u64..).zip(piece.chunks_exact_mut(k)) {
+            keystream.distinct(rows.start + row, high, &mut moved, values);
+        }
+    })
+}
+
+/// One uniform integer in `low..high` for each row.
+pub fn integers(rows: Rows, low: i64, high: i64, threads: usize, out: &mut [i64]) -> Result<()> {
+    if low >= high {
+        return Err(Error::value(format!("low must be less than high, got low = {low}, high = {high}")));
+    }
+    check_rows(rows, 1, out.len(), threads)?;
+    let range = high.wrapping_sub(low) as u64;
+    let keystream = Keystream::new(rows, Kind::Integers, 1, range);
+    over_rows(out, 1, threads, |first, piece| {
+        let first = rows.start + first as u64;
+        let mut rng = keystream.at(0, 2 * u128::from(first));
+        for (position, value) in (first..).zip(piece) {
+            *value = low.wrapping_add(keystream.draw_u64(&mut rng, position, range) as i64);
+        }
+    })
+}

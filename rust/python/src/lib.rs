@@ -5,12 +5,18 @@
 
 mod convert;
 mod error;
+mod sample;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _rust {
+    #[pymodule_export]
+    use super::sample::{
+        markov_counts, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,
+    };
     use super::{Bound, PyModule, PyModuleMethods, PyResult};
+
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
         m.add("__version__", env!("CARGO_PKG_VERSION"))?;

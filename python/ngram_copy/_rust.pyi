@@ -1,0 +1,23 @@
+"""The binding: arguments are checked by the faces that call it."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+class StateError(ValueError):
+    """A serialised state is of another version or kind, truncated or damaged."""
+
+_Rows = tuple[int, int, int]
+
+def sample_uniform(rows: _Rows, vocab_size: int, threads: int, out: NDArray[np.uint32]) -> None: ...
+def zipf_counts(vocab_size: int, exponent: float) -> NDArray[np.uint64]: ...
+def sample_zipf(rows: _Rows, vocab_size: int, exponent: float, threads: int, out: NDArray[np.uint32]) -> None: ...
+def markov_counts(
+    chain_seed: int, vocab_size: int, branching: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]: ...
+def sample_markov(
+    rows: _Rows, chain_seed: int, vocab_size: int, branching: int, threads: int, out: NDArray[np.uint32]
+) -> None: ...
+def sample_distinct(rows: _Rows, high: int, threads: int, out: NDArray[np.uint64]) -> None: ...
+def sample_integers(rows: _Rows, low: int, high: int, threads: int, out: NDArray[np.int64]) -> None: ...
