@@ -1,6 +1,6 @@
 //! Sampling: the same for every split, exactly distributed, pinned by golden values.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::unreadable_literal)]
 
 use ngram_copy_core::sample::{self, Categorical, Markov, Rows, TOTAL};
 use proptest::prelude::*;
@@ -95,6 +95,14 @@ fn assert_fits(counts: &[u64], p: impl Fn(usize) -> f64) {
     assert!((low..high).contains(&statistic), "{statistic} of {freedom}");
 }
 
+fn tally(cells: usize, items: impl Iterator<Item = usize>) -> Vec<u64> {
+    let mut counts = vec![0; cells];
+    for item in items {
+        counts[item] += 1;
+    }
+    counts
+}
+
 const ROWS: Rows = Rows { seed: 3, stream: 5, start: 0 };
 
 #[test]
@@ -102,19 +110,16 @@ fn uniform_tokens_fit_their_distribution() {
     for vocab_size in [3, 26, 32000_u64] {
         let mut out = vec![0; 1_000_000];
         sample::uniform(ROWS, 20, vocab_size, 1, &mut out).unwrap();
-        let mut counts = vec![0; vocab_size as usize];
-        out.iter().for_each(|&token| counts[token as usize] += 1);
+        let counts = tally(vocab_size as usize, out.iter().map(|&token| token as usize));
         assert_fits(&counts, |_| 1.0 / vocab_size as f64);
     }
     // Heavy rejection, in 64 bins of nearly equal width: 3·2^30 refuses one word in four, 2^31 + 1 one in two.
     for vocab_size in [3 << 30, (1 << 31) + 1, TOTAL - 1, TOTAL] {
         let mut out = vec![0; 400_000];
         sample::uniform(ROWS, 20, vocab_size, 1, &mut out).unwrap();
-        let mut counts = vec![0; 64];
-        out.iter().for_each(|&token| counts[(u64::from(token) * 64 / vocab_size) as usize] += 1);
+        let counts = tally(64, out.iter().map(|&token| (u64::from(token) * 64 / vocab_size) as usize));
         assert_fits(&counts, |_| 1.0 / 64.0);
-        let mut parity = [0; 2];
-        out.iter().for_each(|&token| parity[(token & 1) as usize] += 1);
+        let parity = tally(2, out.iter().map(|&token| (token & 1) as usize));
         assert_fits(&parity, |_| 0.5);
     }
 }
@@ -125,8 +130,7 @@ fn zipf_tokens_and_markov_steps_fit_their_counts() {
     assert_eq!(counts.iter().sum::<u64>(), TOTAL);
     let mut out = vec![0; 1_000_000];
     Categorical::new(&counts).unwrap().fill(ROWS, 1_000_000, 1, &mut out).unwrap();
-    let mut seen = vec![0; 1000];
-    out.iter().for_each(|&token| seen[token as usize] += 1);
+    let seen = tally(1000, out.iter().map(|&token| token as usize));
     assert_fits(&seen, |j| counts[j] as f64 / TOTAL as f64);
 
     let chain = Markov::new(11, 26, 5).unwrap();
@@ -149,8 +153,7 @@ fn zipf_tokens_and_markov_steps_fit_their_counts() {
 fn every_ordered_choice_is_equally_likely() {
     let mut out = vec![0; 3 * 60_000];
     sample::distinct(ROWS, 3, 5, 1, &mut out).unwrap();
-    let mut counts = [0; 125];
-    out.chunks_exact(3).for_each(|v| counts[(25 * v[0] + 5 * v[1] + v[2]) as usize] += 1);
+    let counts = tally(125, out.chunks_exact(3).map(|v| (25 * v[0] + 5 * v[1] + v[2]) as usize));
     let possible: Vec<u64> = counts.iter().copied().filter(|&count| count > 0).collect();
     assert_eq!(possible.len(), 60);
     assert_fits(&possible, |_| 1.0 / 60.0);
@@ -160,8 +163,7 @@ fn every_ordered_choice_is_equally_likely() {
 fn integers_cover_their_range() {
     let mut out = vec![0; 60_000];
     sample::integers(ROWS, -3, 4, 1, &mut out).unwrap();
-    let mut counts = [0; 7];
-    out.iter().for_each(|&value| counts[(value + 3) as usize] += 1);
+    let counts = tally(7, out.iter().map(|&value| (value + 3) as usize));
     assert_fits(&counts, |_| 1.0 / 7.0);
     // Half of all words are rejected; the halves of the range are equally likely.
     sample::integers(ROWS, -(1 << 62) - 1, 1 << 62, 1, &mut out).unwrap();

@@ -1,1 +1,1 @@
-//! NumPy arrays to token slices: the one place where dtypes are matched.
+//! `NumPy` arrays to token slices: the one place where dtypes are matched.

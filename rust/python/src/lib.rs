@@ -15,11 +15,13 @@ mod _rust {
     use super::sample::{
         markov_counts, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,
     };
-    use super::{Bound, PyModule, PyModuleMethods, PyResult};
+    use super::{Bound, PyAnyMethods, PyModule, PyModuleMethods, PyResult};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
         m.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        m.add("StateError", m.py().get_type::<super::error::StateError>())
+        m.add("StateError", m.py().get_type::<super::error::StateError>())?;
+        // The faces in Python say what is public.
+        m.delattr("__all__")
     }
 }
