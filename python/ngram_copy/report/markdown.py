@@ -1,0 +1,77 @@
+"""The report as Markdown, with the charts as SVG beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ngram_copy.report.charts import Chart, Missing
+from ngram_copy.report.summary import Cell, Repeats, Summary, number, percent
+from ngram_copy.report.verdict import Verdict
+
+CELL_HEADINGS = ("task", "engine", "L", "strings", "95%", "tokens", "bits recalled", "95%", "bits of state", "bound", "data", "case")
+REPEAT_HEADINGS = ("text", "n", "window", "repeating", "share", "95%", "union bound", "exact", "data", "case")
+
+
+def cell_row(cell: Cell) -> list[str]:
+    """An accuracy cell under ``CELL_HEADINGS``."""
+    mean, *interval = cell.recalled or (None,)
+    return [
+        cell.task,
+        cell.engine,
+        f"{cell.length}",
+        cell.strings.count,
+        cell.strings.interval,
+        percent(cell.tokens.value),
+        "–" if mean is None else number(mean),
+        "–" if mean is None else " to ".join(map(number, interval)),
+        number(cell.state_bits),
+        "–" if cell.bound is None else number(cell.bound),
+        short_hash(cell.data_hash),
+        cell.case_id,
+    ]
+
+
+def repeat_row(row: Repeats) -> list[str]:
+    """A statistic under ``REPEAT_HEADINGS``."""
+    formulas = ["–" if value is None else number(value) for value in (row.union, row.exact)]
+    share = percent(row.windows.value)
+    counts = [f"{row.n}", f"{row.length}", row.windows.count, share, row.windows.interval]
+    return [row.task, *counts, *formulas, short_hash(row.data_hash), row.case_id]
+
+
+def short_hash(data_hash: str) -> str:
+    """The first twelve digits."""
+    return data_hash.removeprefix("sha256:")[:12]
+
+
+def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequence[Verdict], command: str) -> str:
+    """The whole text."""
+    lines = ["# How much is copied from the context?", "", *_verdicts(verdicts)]
+    for chart in charts:
+        lines += [f"## {chart.title}", ""]
+        if isinstance(chart, Missing):
+            lines += [f"No chart: there are no {chart.reason}.", ""]
+        else:
+            lines += [chart.sentence, "", f"![{chart.title}](charts/{chart.key}.svg)", "", chart.note, ""]
+    if summary.cells:
+        lines += ["## All cells", "", *_table(CELL_HEADINGS, [cell_row(cell) for cell in summary.cells])]
+    if summary.repeats:
+        lines += ["## Repeats of n-grams", "", *_table(REPEAT_HEADINGS, [repeat_row(row) for row in summary.repeats])]
+    if summary.failures:
+        rows = [[f.task, f.engine, f"{f.length}", f.message, f.case_id] for f in summary.failures]
+        lines += ["## Cases that could not be run", "", *_table(("task", "engine", "L", "error", "case"), rows)]
+    lines += ["## Engines", "", *_table(("engine", "with all its options"), [[k, f"`{v}`"] for k, v in summary.engines.items()])]
+    environment = [[key, ", ".join(values)] for key, values in summary.environment.items()]
+    lines += ["## Environment", "", *_table(("", ""), [*environment, ["time of all cases", f"{summary.seconds:.1f} s"]])]
+    return "\n".join([*lines, "## To make it again", "", "```", command, "```", ""])
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
+    return ["## Verdict", "", *(f"- **{v.word}**: {v.claim} {v.evidence[0].upper()}{v.evidence[1:]}." for v in verdicts), ""]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    def line(row: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in row) + " |"
+
+    return [line(headings), f"|{' --- |' * len(headings)}", *map(line, rows), ""]

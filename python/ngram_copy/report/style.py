@@ -1,0 +1,55 @@
+"""Colours and shapes of series; told apart without colour too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ngram_copy.report.summary import Cell
+
+# After Okabe and Ito's palette for the colour-blind, dark enough for lines on white.
+HUES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#8c6d00", "#56677a")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+INK, MUTED, GRID = "#1f2933", "#52606d", "#e4e7eb"
+FORBIDDEN, WARNING = "#fbe9e6", "#9b2c1d"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series is drawn: a colour as #rrggbb, a Vega symbol."""
+
+    colour: str
+    shape: str
+
+
+def engine_styles(cells: Sequence[Cell]) -> dict[str, Style]:
+    """A hue and a shape for each kind of engine, a shade for each configuration of it."""
+    families: dict[str, list[str]] = {}
+    for cell in cells:
+        known = families.setdefault(cell.family, [])
+        if cell.engine not in known:
+            known.append(cell.engine)
+    return {
+        engine: Style(_shade(HUES[index % len(HUES)], place, len(engines)), SHAPES[index % len(SHAPES)])
+        for index, engines in enumerate(families.values())
+        for place, engine in enumerate(engines)
+    }
+
+
+def plain_styles(labels: Sequence[str]) -> dict[str, Style]:
+    """A colour and a shape for each label; pairs repeat only after 36."""
+    size = len(HUES)
+    return {
+        label: Style(HUES[index % size], SHAPES[(index + index // size) % len(SHAPES)])
+        for index, label in enumerate(labels)
+    }
+
+
+def _shade(colour: str, place: int, count: int) -> str:
+    """Shades from light to dark around a colour; the colour itself where there is one."""
+    if count == 1:
+        return colour
+    t = place / (count - 1)
+    target, weight = (255, 0.5 - t) if t < 0.5 else (0, 0.9 * (t - 0.5))
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(channel + (target - channel) * weight):02x}" for channel in channels)

@@ -1,0 +1,335 @@
+"""Records as tidy rows: the one place that knows where a number stands in a record."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = "ngram-copy/1"
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A count of successes with its 95% interval.
+
+    Attributes
+    ----------
+    correct, total : int
+        Successes and trials.
+    low, high : float
+        Wilson interval of the probability, as the record carries it.
+    """
+
+    correct: int
+    total: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """``correct / total``."""
+        return self.correct / self.total
+
+    @property
+    def count(self) -> str:
+        """``k/N``."""
+        return f"{self.correct}/{self.total}"
+
+    @property
+    def interval(self) -> str:
+        """The interval to three decimals."""
+        return f"{self.low:.3f}–{self.high:.3f}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One accuracy record: a task × engine × length × seed.
+
+    Attributes
+    ----------
+    task, engine : str
+        Labels; what distinguishes each from the others of its run.
+    family : str
+        Name of the engine, shared by its configurations.
+    strings, tokens : Proportion
+        Whole answers, and teacher-forced tokens.
+    recalled : tuple of float, or None
+        Bits recalled: mean, and low and high end of its 95% interval; None where the source is unknown.
+    state_bits : float
+        Mean bits of state at the cut.
+    h_min : float or None
+        Min-entropy of the answer in bits.
+    bound : float or None
+        Upper bound of P(whole string correct).
+    diagnostics : mapping
+        Counts over all strings, as the engine gave them.
+    """
+
+    case_id: str
+    suite: str
+    task: str
+    engine: str
+    family: str
+    task_options: Options
+    engine_options: Options
+    length: int
+    seed: int
+    strings: Proportion
+    tokens: Proportion
+    recalled: tuple[float, float, float] | None
+    state_bits: float
+    h_min: float | None
+    bound: float | None
+    diagnostics: Mapping[str, Any]
+    data_hash: str
+
+    @property
+    def share(self) -> float | None:
+        """Bits recalled in units of the bits of state; None where either is unknown or zero."""
+        return self.recalled[0] / self.state_bits if self.recalled and self.state_bits else None
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """One statistic record: how often some n-gram repeats within a window.
+
+    Attributes
+    ----------
+    windows : Proportion
+        Windows in which some n-gram repeats.
+    union, exact : float or None
+        The formulas for uniform tokens; the union bound is capped at 1.
+    """
+
+    case_id: str
+    suite: str
+    task: str
+    n: int
+    length: int
+    seed: int
+    windows: Proportion
+    union: float | None
+    exact: float | None
+    data_hash: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One error record: a case that could not be run."""
+
+    case_id: str
+    task: str
+    engine: str
+    length: int | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All rows of a report, each kind in the order of task, engine and length.
+
+    Attributes
+    ----------
+    engines : dict of str to str
+        Label of each engine to all its options.
+    environment : dict of str to list of str
+        Distinct values of each entry, without times.
+    """
+
+    cells: list[Cell]
+    repeats: list[Repeats]
+    failures: list[Failure]
+    engines: dict[str, str]
+    environment: dict[str, list[str]]
+    suites: list[str]
+    seconds: float
+
+    @property
+    def tasks(self) -> list[str]:
+        """Labels of the tasks that have accuracy cells, in order."""
+        return list(dict.fromkeys(cell.task for cell in self.cells))
+
+
+# Options that stand in a label even where all configurations of a run share them.
+_ALWAYS = {"n", "kept", "slots", "state_bits", "vocab_size", "source"}
+_SHORT = {"vocab_size": "D"}
+
+
+def _labels(configurations: Iterable[Options]) -> dict[str, str]:
+    """A short label for each configuration (by its full text): its name and what distinguishes it."""
+    groups: dict[str, dict[str, Options]] = defaultdict(dict)
+    for options in configurations:
+        groups[str(options["name"])][full_label(options)] = options
+    labels = {}
+    for name, group in groups.items():
+        values: dict[str, set[str]] = defaultdict(set)
+        for options in group.values():
+            for key in {key for other in group.values() for key in other}:
+                values[key].add(str(options.get(key)))
+        for full, options in group.items():
+            parts = [
+                _option(key, value)
+                for key, value in options.items()
+                if key != "name" and value is not None and (key in _ALWAYS or len(values[key]) > 1)
+            ]
+            labels[full] = " ".join([name, *parts])
+    return labels
+
+
+def _aliases(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The suite's own names of the engines, where each stands for one configuration; else nothing."""
+    pairs = {(full_label(case["engine"]), case.get("label")) for case in cases if case.get("engine")}
+    unique = len({full for full, _ in pairs}) == len({label for _, label in pairs}) == len(pairs)
+    return {full: str(label) for full, label in pairs} if unique and all(label for _, label in pairs) else {}
+
+
+def _option(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value.rstrip("/").rsplit("/", 1)[-1]
+    if isinstance(value, bool):
+        return key if value else f"no_{key}"
+    return f"{_SHORT.get(key, key)}={value}"
+
+
+def full_label(options: Options) -> str:
+    """A task or engine with all its options, as Python would write the call."""
+    return f"{options['name']}({', '.join(f'{k}={v!r}' for k, v in options.items() if k != 'name')})"
+
+
+def _natural(options: Options) -> tuple[Any, ...]:
+    """Sort key: the name, then options with numbers by their value."""
+    rest = [(k, 0, v, "") if isinstance(v, (int, float)) else (k, 1, 0, str(v)) for k, v in options.items()]
+    return (str(options["name"]), rest)
+
+
+def _proportion(counts: Mapping[str, Any], successes: str = "correct", bounds: Mapping[str, Any] | None = None) -> Any:
+    bounds = counts if bounds is None else bounds
+    return Proportion(int(counts[successes]), int(counts["total"]), float(bounds["low"]), float(bounds["high"]))
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
+    """Read records into rows.
+
+    Kinds that the report does not show (training, timing) are left out.
+
+    Parameters
+    ----------
+    records : sequence of mapping
+        Records of schema ``ngram-copy/1``.
+
+    Raises
+    ------
+    ValueError
+        If there are no records, one is of another schema, or one lacks a field; the text names it.
+    """
+    if not records:
+        raise ValueError("nothing to report: there are no records")
+    for number, record in enumerate(records, 1):
+        if record.get("schema") != SCHEMA:
+            raise ValueError(f"record {number} is of schema {record.get('schema')!r}; this report reads {SCHEMA!r}")
+    cases = [record["case"] for record in records]
+    tasks = _labels(case["task"] for case in cases if case.get("task"))
+    engines = _aliases(cases) or _labels(case["engine"] for case in cases if case.get("engine"))
+    cells: list[tuple[Any, Cell]] = []
+    repeats: list[tuple[Any, Repeats]] = []
+    failures = []
+    for number, record in enumerate(records, 1):
+        case, result = record["case"], record["result"]
+        try:
+            task = tasks[full_label(case["task"])] if case.get("task") else ""
+            engine = engines[full_label(case["engine"])] if case.get("engine") else ""
+            if record["kind"] == "accuracy":
+                order = (_natural(case["task"]), _natural(case["engine"]), case["length"], case["seed"])
+                cells.append((order, _cell(record, task, engine)))
+            elif record["kind"] == "statistic":
+                order = (_natural(case["task"]), case["n"], case["length"], case["seed"])
+                repeats.append((order, _repeats(record, task)))
+            elif record["kind"] == "error":
+                message = f"{result['error']}: {result['message']}"
+                failures.append(Failure(record["case_id"], task, engine, case.get("length"), message))
+        except KeyError as missing:
+            name = record.get("case_id", number)
+            raise ValueError(f"record {name} of kind {record.get('kind')!r} lacks the field {missing}") from None
+    return Summary(
+        cells=[cell for _, cell in sorted(cells, key=lambda pair: pair[0])],
+        repeats=[row for _, row in sorted(repeats, key=lambda pair: pair[0])],
+        failures=failures,
+        engines={engines[full]: full for full in engines},
+        environment=_environment(records),
+        suites=sorted({str(case["suite"]) for case in cases if case.get("suite")}),
+        seconds=sum(float(record.get("environment", {}).get("seconds", 0.0)) for record in records),
+    )
+
+
+def _cell(record: Mapping[str, Any], task: str, engine: str) -> Cell:
+    case, result = record["case"], record["result"]
+    bits = result["bits_recalled"]
+    return Cell(
+        case_id=record["case_id"],
+        suite=str(case["suite"]),
+        task=task,
+        engine=engine,
+        family=case["engine"]["name"],
+        task_options=case["task"],
+        engine_options=case["engine"],
+        length=int(case["length"]),
+        seed=int(case["seed"]),
+        strings=_proportion(result["strings"]),
+        tokens=_proportion(result["tokens"]),
+        recalled=None if bits is None else (float(bits["mean"]), float(bits["low"]), float(bits["high"])),
+        state_bits=float(result["state_bits"]),
+        h_min=result["h_min"],
+        bound=result["string_bound"],
+        diagnostics=result.get("diagnostics", {}),
+        data_hash=result["data_hash"],
+    )
+
+
+def _repeats(record: Mapping[str, Any], task: str) -> Repeats:
+    case, result = record["case"], record["result"]
+    formula = result.get("formula") or {}
+    return Repeats(
+        case_id=record["case_id"],
+        suite=str(case["suite"]),
+        task=task,
+        n=int(case["n"]),
+        length=int(case["length"]),
+        seed=int(case["seed"]),
+        windows=_proportion(result["windows"], "repeating", result["p"]),
+        union=None if formula.get("union") is None else min(1.0, float(formula["union"])),
+        exact=formula.get("exact"),
+        data_hash=result["data_hash"],
+    )
+
+
+def _environment(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Distinct values of each entry, in order of appearance; times of single cases are left out."""
+    values: dict[str, dict[str, None]] = defaultdict(dict)
+    for record in records:
+        for key, value in record.get("environment", {}).items():
+            if key not in {"seconds", "time"}:
+                values[key][str(value)] = None
+    return {key: list(seen) for key, seen in values.items()}
+
+
+def number(value: float) -> str:
+    """A number of bits or tokens for reading: three digits, thousands grouped."""
+    if value == 0 or 0.01 <= abs(value) < 100:
+        return f"{value:.3g}"
+    if abs(value) < 0.01:
+        return f"{value:.1e}"
+    return f"{value:,.0f}"
+
+
+def percent(value: float) -> str:
+    """A share in percent; never rounded up to 100% nor down to 0% of something."""
+    text = f"{100 * value:.1f}%"
+    if text == "100.0%" and value < 1:
+        return ">99.9%"
+    if text == "0.0%" and value > 0:
+        return "<0.1%"
+    return text.replace(".0%", "%")

@@ -1,0 +1,156 @@
+"""Records as a run would write them, made by the theory's formulas and a seeded generator (no core needed)."""
+
+import hashlib
+import math
+
+import numpy as np
+
+ENVIRONMENT = {"version": "0.1.0", "python": "3.13.1", "platform": "Linux-x86_64", "cpu": "some CPU", "threads": 2}
+EXAMPLES = 1000
+
+
+def wilson(correct, total):
+    z = 1.959963984540054
+    p, scale = correct / total, 1 + z * z / total
+    middle = (p + z * z / (2 * total)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    return {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
+
+
+def counted(correct, total):
+    return {"correct": int(correct), "total": int(total), **wilson(correct, total)}
+
+
+def case_id(*parts):
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def accuracy(task, engine, label, length, rng, *, p_string, p_token, state_bits, entropy, share, diagnostics=None):
+    strings = rng.binomial(EXAMPLES, p_string)
+    total = EXAMPLES * (length + 1)
+    tokens = max(strings * (length + 1), rng.binomial(total, p_token))
+    recalled = None
+    if entropy is not None:
+        mean, half = entropy * share, 0.02 * entropy * (1 - share) + 0.2
+        recalled = {"mean": mean, "sd": half * 16, "total": EXAMPLES, "low": mean - half, "high": mean + half}
+    return {
+        "schema": "ngram-copy/1",
+        "case_id": case_id(task, engine, length),
+        "kind": "accuracy",
+        "case": {
+            "suite": "symbolic", "task": task, "engine": engine, "length": length, "seed": 0,
+            "examples": EXAMPLES, "label": label,
+        },
+        "result": {
+            "data_hash": "sha256:" + hashlib.sha256(repr((task, length)).encode()).hexdigest(),
+            "provenance": {},
+            "strings": counted(strings, EXAMPLES),
+            "tokens": counted(tokens, total),
+            "free_checked": {"strings": 16, "disagreements": 0},
+            "bits_recalled": recalled,
+            "state_bits": state_bits,
+            "state_bytes": math.ceil(state_bits / 8) + 24,
+            "h_min": entropy,
+            "string_bound": None if entropy is None else 2.0 ** min(0.0, state_bits - entropy),
+            "token_bound": None,
+            "diagnostics": diagnostics or {},
+        },
+        "environment": {**ENVIRONMENT, "seconds": 0.25, "time": "2026-01-01T00:00:00Z"},
+        "artifacts": {},
+    }  # fmt: skip
+
+
+def copies(task, length, bits_a_token, known, effective, rng):
+    """Every symbolic engine on one task; ``effective`` is the number of kinds of tokens that repeats go by."""
+    entropy = length * bits_a_token if known else None
+    vocab = task.get("vocab_size", 256)
+    for n in (2, 3, 4, 6):
+        repeat = 1 - math.exp(-math.comb(max(length - n + 1, 0), 2) * effective**-n)
+        yield accuracy(
+            task, {"name": "ngram", "n": n, "policy": "first", "on_miss": "stop", "include_generated": True}, f"ngram-{n}",
+            length, rng, p_string=1 - repeat, p_token=1 - repeat / 2, state_bits=length * math.log2(vocab),
+            entropy=entropy, share=1 - repeat / 2,
+            diagnostics={
+                "rule_strings": EXAMPLES, "repeat_strings": round(repeat * EXAMPLES), "rule_disagreements": 0
+            },
+        )  # fmt: skip
+    for slots in (64, 256, 1024):
+        insertions = length + 1
+        occupied = slots * (1 - (1 - 1 / slots) ** insertions)
+        kept = occupied / insertions
+        yield accuracy(
+            task, {"name": "bounded", "n": 4, "slots": slots, "key_bits": 8, "eviction": "keep_first"},
+            f"bounded-{slots}", length, rng, p_string=kept**insertions, p_token=kept, state_bits=slots * 14.0,
+            entropy=entropy, share=max(0.0, kept - 0.05) * 0.9 - 0.02,
+            diagnostics={
+                "slots": slots * EXAMPLES, "occupied": round(occupied * EXAMPLES),
+                "insertions": insertions * EXAMPLES, "collisions": round((insertions - occupied) * EXAMPLES),
+            },
+        )  # fmt: skip
+    for kept in (8, 20):
+        state = kept * math.log2(vocab)
+        bound = 1.0 if length <= kept else 2.0 ** min(0.0, state - length * bits_a_token)
+        right = min(1.0, kept / length)
+        yield accuracy(
+            task, {"name": "prefix", "kept": kept, "groups": 1, "state_bits": None}, f"prefix-{kept}", length, rng,
+            p_string=bound, p_token=right + (1 - right) / vocab, state_bits=state, entropy=entropy, share=right,
+        )  # fmt: skip
+
+
+def repeat_statistic(task, n, length, effective, vocab, rng):
+    union = math.comb(max(length - n + 1, 0), 2) * vocab**-n
+    windows = rng.binomial(EXAMPLES, 1 - math.exp(-math.comb(max(length - n + 1, 0), 2) * effective**-n))
+    return {
+        "schema": "ngram-copy/1",
+        "case_id": case_id("repeats", task, n, length),
+        "kind": "statistic",
+        "case": {
+            "suite": "symbolic", "statistic": "repeats", "task": task, "n": n, "length": length, "seed": 0,
+            "examples": EXAMPLES, "label": "text",
+        },
+        "result": {
+            "data_hash": "sha256:" + hashlib.sha256(repr((task, length)).encode()).hexdigest(),
+            "provenance": {},
+            "windows": {"repeating": int(windows), "total": EXAMPLES},
+            "p": {"value": windows / EXAMPLES, **wilson(windows, EXAMPLES)},
+            "formula": {"union": union, "exact": 1 - math.exp(-union) if task["name"] == "copy" else None},
+            "distinct": 1000,
+        },
+        "environment": {**ENVIRONMENT, "seconds": 0.1, "time": "2026-01-01T00:00:01Z"},
+        "artifacts": {},
+    }  # fmt: skip
+
+
+def make():
+    """A run of the symbolic suite in small."""
+    rng = np.random.default_rng(0)
+    text = {"name": "text_copy", "path": None, "unit": "bytes"}
+    tasks = [
+        ({"name": "copy", "vocab_size": 2, "source": "uniform"}, 1.0, True, 2.0),
+        ({"name": "copy", "vocab_size": 26, "source": "uniform"}, math.log2(26), True, 26.0),
+        ({"name": "copy", "vocab_size": 26, "source": "zipf"}, 1.94, True, 12.0),
+        ({"name": "duplicate_ngram", "vocab_size": 26, "n": 3, "repeats": 1, "successor": "same"}, 4.7, False, 20.0),
+        (text, 8.0, False, 5.0),
+    ]
+    records = [
+        record
+        for task, bits, known, effective in tasks
+        for length in (10, 20, 50, 100, 300)
+        for record in copies(task, length, bits, known, effective, rng)
+    ]
+    uniform = tasks[1][0]
+    for n in (2, 3, 4, 6):
+        for length in (30, 100, 300, 1000, 3000):
+            records.append(repeat_statistic(uniform, n, length, 26.0, 26, rng))
+            records.append(repeat_statistic(text, n, length, 7.0, 256, rng))
+    return records
+
+
+VERDICTS = {
+    "above_bound": {"cells": 150, "p_value": 0.41, "per_engine": {"ngram-3": 1.0, "prefix-8": 0.41}},
+    "prefix_fits": {
+        "cells": 1, "min_p": 0.7,
+        "rows": [{"case_id": "0" * 16, "label": "prefix-20", "k": 60, "N": 1000, "bound": 0.0625, "p": 0.7}],
+    },
+    "copier_rule": {"strings": 100000, "disagreements": 0},
+}  # fmt: skip
