@@ -67,9 +67,9 @@ def copies(task, length, bits_a_token, known, effective, rng):
     for n in (2, 3, 4, 6):
         repeat = 1 - math.exp(-math.comb(max(length - n + 1, 0), 2) * effective**-n)
         yield accuracy(
-            task, {"name": "ngram", "n": n, "policy": "first", "on_miss": "stop", "include_generated": True}, f"ngram-{n}",
-            length, rng, p_string=1 - repeat, p_token=1 - repeat / 2, state_bits=length * math.log2(vocab),
-            entropy=entropy, share=1 - repeat / 2,
+            task, {"name": "ngram", "n": n, "policy": "first", "on_miss": "stop", "include_generated": True},
+            f"ngram-{n}", length, rng, p_string=1 - repeat, p_token=1 - repeat / 2,
+            state_bits=length * math.log2(vocab), entropy=entropy, share=1 - repeat / 2,
             diagnostics={
                 "rule_strings": EXAMPLES, "repeat_strings": round(repeat * EXAMPLES), "rule_disagreements": 0
             },

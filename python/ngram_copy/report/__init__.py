@@ -65,8 +65,9 @@ def write(
     for chart in drawn:
         if isinstance(chart, charts.Chart):
             spec = charts.paper_spec(chart)
-            contents[f"charts/{chart.key}.svg"] = vl_convert.vegalite_to_svg(spec, vl_version=page.VEGA_LITE).encode()
-            contents[f"charts/{chart.key}.pdf"] = vl_convert.vegalite_to_pdf(spec, vl_version=page.VEGA_LITE)
+            svg = vl_convert.vegalite_to_svg(spec, vl_version=page.VEGA_LITE)
+            contents[f"charts/{chart.key}.svg"] = svg.encode()
+            contents[f"charts/{chart.key}.pdf"] = vl_convert.svg_to_pdf(svg)
     contents["report.md"] = markdown.render(summary, drawn, found, command).encode()
     contents["index.html"] = page.render(summary, drawn, found, command).encode()
     return {name: _replace(Path(out_dir) / name, content) for name, content in contents.items()}

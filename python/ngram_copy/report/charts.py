@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,19 +12,44 @@ from typing import Any
 
 import altair as alt
 
+from ngram_copy import theory
 from ngram_copy.report import sentences
-from ngram_copy.report.style import FORBIDDEN, GRID, INK, MUTED, WARNING, Style, engine_styles, plain_styles
-from ngram_copy.report.summary import Cell, Proportion, Repeats, Summary, number, percent
+from ngram_copy.report.style import (
+    FORBIDDEN,
+    GRID,
+    INK,
+    MUTED,
+    WARNING,
+    Style,
+    engine_styles,
+    plain_styles,
+    shaded_styles,
+)
+from ngram_copy.report.summary import Cell, Proportion, Repeats, Summary, number, option, percent
 
 Row = dict[str, Any]
+
+CROWD = 6
+"""Engines on one task beyond which each kind of them has a panel of its own."""
+
+
+class Data(dict[str, list[Row]]):
+    """Rows by the hash of their content: Altair would check them one by one, several times."""
+
+    def base(self, rows: list[Row]) -> alt.Chart:
+        """A chart of rows, to be encoded."""
+        name = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
+        self[name] = rows
+        return alt.Chart(alt.NamedData(name))
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot of a chart, without a size."""
+    """One plot of a chart, without a size; its layers name their data, which ``data`` holds."""
 
     title: str
-    plot: alt.LayerChart
+    layers: list[alt.Chart]
+    data: Data
 
 
 @dataclass(frozen=True)
@@ -86,7 +113,8 @@ def bits(summary: Summary) -> Chart | Missing:
     ]
     top = 1.7 * max(max(row["x"], row["high"]) for row in rows)
     left = 0.55 * min(row["x"] for row in rows)
-    bottom = min(0.0, 1.5 * min(row["low"] for row in rows))
+    least = min(row["low"] for row in rows)
+    bottom = 0.55 * least if least > 0 else 1.5 * least
     law = [{"x": x, "y": x, "top": top} for x in _symlog_steps(left, top)]
     middle = _unsymlog(_symlog(left) + 0.6 * (_symlog(top) - _symlog(left)))
     texts = [
@@ -99,27 +127,28 @@ def bits(summary: Summary) -> Chart | Missing:
 
     def axis(channel: Any, name: str, low: float, title: str) -> Any:
         scale = alt.Scale(type="symlog", constant=1, domain=[low, top], nice=False)
-        return channel(f"{name}:Q", title=title, scale=scale, axis=alt.Axis(values=_decades(low, top), format="~s"))
+        ticks = alt.Axis(values=_decades(low, top), labelExpr="format(datum.value, ',')")
+        return channel(f"{name}:Q", title=title, scale=scale, axis=ticks)
 
     x = axis(alt.X, "x", left, "bits of state at the cut, b")
 
     def y(name: str) -> Any:
         return axis(alt.Y, name, bottom, "bits recalled, E[B]")
 
-    law_base = _base(law).encode(x=x, y=y("y"))
-    text_base = _base(texts[:1]).encode(x=x, y=y("y"), text="text:N")
-    law_text = _base(texts[1:]).encode(x=x, y=y("y"), text="text:N")
-    points = _base(rows).encode(x=x, color=_colour(styles), opacity=_opacity(0.85))
-    plot = alt.layer(
-        law_base.mark_area(color=FORBIDDEN).encode(y2="top:Q"),
-        law_base.mark_line(color=INK, strokeWidth=1.5),
-        text_base.mark_text(align="left", baseline="top", dx=10, dy=10, color=WARNING, fontSize=12),
-        law_text.mark_text(angle=angle, dy=13, color=INK, fontSize=12),
+    data = Data()
+    line = data.base(law).encode(x=x, y=y("y"))
+    corner, along = (data.base([text]).encode(x=x, y=y("y"), text="text:N") for text in texts)
+    points = data.base(rows).encode(x=x, color=_colour(styles), opacity=_opacity(0.85))
+    layers = [
+        line.mark_area(color=FORBIDDEN).encode(y2="top:Q"),
+        line.mark_line(color=INK, strokeWidth=1.5),
+        corner.mark_text(align="left", baseline="top", dx=10, dy=10, color=WARNING, fontSize=12),
+        along.mark_text(angle=angle, dy=-9, color=WARNING, fontSize=12),
         points.mark_rule(strokeWidth=1.5).encode(y=y("low"), y2="high:Q"),
         points.mark_point(filled=True, size=70).encode(y=y("y"), shape=_shape(styles), tooltip=_CELL_TIPS),
-    )
+    ]
     note = "One point for each task, engine and length, with its 95% interval; both axes are logarithmic beyond 1 bit."
-    return Chart(key, title, sentences.bits(cells), note, [Panel("", plot)], styles, height=460, columns=1)
+    return Chart(key, title, sentences.bits(cells), note, [Panel("", layers, data)], styles, height=460, columns=1)
 
 
 def _symlog(value: float) -> float:
@@ -149,7 +178,14 @@ def strings(summary: Summary) -> Chart | Missing:
     if not summary.cells:
         return Missing(key, title, "accuracy records")
     styles = engine_styles(summary.cells)
-    panels = [Panel(task, _strings_panel(list(cells), styles)) for task, cells in groupby(summary.cells, _task)]
+    panels = []
+    for task, group in groupby(summary.cells, _task):
+        cells = list(group)
+        # Many engines on one task: a panel for each kind of them.
+        crowded = len({cell.engine for cell in cells}) > CROWD
+        for family in dict.fromkeys(cell.family for cell in cells) if crowded else [""]:
+            shown = [cell for cell in cells if not crowded or cell.family == family]
+            panels.append(_strings_panel(f"{task}: {family}" if crowded else task, shown, styles))
     note = (
         "Points: whole strings, with their 95% Wilson interval. Dashed: the bound min(1, 2^(b − H_min)), "
         "where it is below 1."
@@ -161,27 +197,27 @@ def _task(row: Cell | Repeats) -> str:
     return row.task
 
 
-def _strings_panel(cells: list[Cell], styles: dict[str, Style]) -> alt.LayerChart:
+def _strings_panel(title: str, cells: list[Cell], styles: dict[str, Style]) -> Panel:
     rows = [{**_cell_row(cell), "x": cell.length, **_span(cell.strings)} for cell in cells]
     x, y = _log_x([row["x"] for row in rows], "length L"), _share_axis("whole strings")
-    layers = [_base(_bound_line(cells)).mark_line(strokeDash=[5, 3], strokeWidth=1.2, interpolate="linear")]
-    layers = [layer.encode(x=x, y=y("y"), color=_colour(styles), detail="seed:N", opacity=_opacity(0.9)) for layer in layers]
-    return alt.layer(*layers, *_measured(rows, x, y, styles, _CELL_TIPS))
+    return _panel(title, rows, _bound_line(cells), x, y, styles, _CELL_TIPS)
 
 
 def _bound_line(cells: Sequence[Cell], steps: int = 24) -> list[Row]:
     """The string bound between the measured lengths; b and H_min are linear in L for sources without memory."""
-    rows = []
-    for (engine, seed), group in groupby(
-        sorted(cells, key=lambda cell: (cell.engine, cell.seed, cell.length)), lambda cell: (cell.engine, cell.seed)
-    ):
-        known = [(c.length, c.state_bits, c.h_min) for c in group if c.h_min is not None and c.bound is not None]
-        points = []
+
+    def series(cell: Cell) -> tuple[str, int]:
+        return (cell.engine, cell.seed)
+
+    rows: list[Row] = []
+    for (engine, seed), group in groupby(sorted(cells, key=lambda cell: (*series(cell), cell.length)), series):
+        known = [(cell.length, cell.state_bits, cell.h_min) for cell in group if cell.h_min is not None]
+        points: list[Row] = []
         for (l0, b0, h0), (l1, b1, h1) in pairwise(known):
             for step in range(steps + 1):
                 t = step / steps
-                slack = min(0.0, (b0 - h0) * (1 - t) + (b1 - h1) * t)
-                points.append({"series": engine, "seed": seed, "x": l0 + (l1 - l0) * t, "y": 2.0**slack})
+                bound = theory.string_bound(b0 + (b1 - b0) * t, h0 + (h1 - h0) * t)
+                points.append({"series": engine, "seed": seed, "x": l0 + (l1 - l0) * t, "y": bound})
         if any(point["y"] < 1 for point in points):
             rows += points
     return rows
@@ -196,15 +232,16 @@ def repeats(summary: Summary) -> Chart | Missing:
     if not summary.repeats:
         return Missing(key, title, "statistic records ('repeats')")
     styles = plain_styles([f"n={n}" for n in sorted({row.n for row in summary.repeats})])
-    panels = [Panel(task, _repeats_panel(list(rows), styles)) for task, rows in groupby(summary.repeats, _task)]
+    panels = [_repeats_panel(task, list(rows), styles) for task, rows in groupby(summary.repeats, _task)]
     note = (
-        "Points: windows in which some n-gram occurs twice, with their 95% Wilson interval: where the n-gram copier must "
-        "fail. Dashed: the same for uniform tokens of as many kinds, by formula (exact where it is feasible, else the union bound)."
+        "Points: windows in which some n-gram occurs twice, with their 95% Wilson interval: where the n-gram copier "
+        "must fail. Dashed: the same for uniform tokens of as many kinds, by formula (exact where it is feasible, else "
+        "the union bound)."
     )
     return Chart(key, title, sentences.repeats(summary.repeats), note, panels, styles)
 
 
-def _repeats_panel(repeats: list[Repeats], styles: dict[str, Style]) -> alt.LayerChart:
+def _repeats_panel(title: str, repeats: list[Repeats], styles: dict[str, Style]) -> Panel:
     rows = []
     for row in repeats:
         exact, union = ("none" if value is None else f"{value:.3g}" for value in (row.exact, row.union))
@@ -214,12 +251,12 @@ def _repeats_panel(repeats: list[Repeats], styles: dict[str, Style]) -> alt.Laye
             {"series": f"n={row.n}", "seed": row.seed, "x": row.length, **_span(row.windows), **texts}
             | {"formula": formula, "exact": exact, "union": union}
         )
-    tips = _tips(task="task", series="n-gram", x="window", windows="with a repeat", p="share", exact="exact", union="union bound")
+    tips = _tips(
+        task="task", series="n-gram", x="window", windows="with a repeat", p="share", exact="exact", union="union bound"
+    )
     x, y = _log_x([row["x"] for row in rows], "window, tokens"), _share_axis("windows with a repeat")
-    lines = _base([{**row, "y": row["formula"]} for row in rows if row["formula"] is not None])
-    formula_line = lines.mark_line(strokeDash=[5, 3], strokeWidth=1.2, interpolate="monotone")
-    encoded = formula_line.encode(x=x, y=y("y"), color=_colour(styles), detail="seed:N", opacity=_opacity(0.9))
-    return alt.layer(encoded, *_measured(rows, x, y, styles, tips))
+    formulas = [{**row, "y": row["formula"]} for row in rows if row["formula"] is not None]
+    return _panel(title, rows, formulas, x, y, styles, tips)
 
 
 # --- (d) bounded tables ---------------------------------------------------------------------------------
@@ -233,73 +270,116 @@ def tables(summary: Summary) -> Chart | Missing:
     tasks = [task for task in dict.fromkeys(map(_task, cells)) if sum(task == name for name, _ in sizes) > 1]
     cells = [cell for cell in cells if cell.task in tasks]
     if not cells:
-        return Missing(key, title, "accuracy records of the engine 'bounded' with two numbers of slots or more on one task")
-    labels = {cell.case_id: _table_series(cell, cells) for cell in cells}
-    styles = plain_styles(list(dict.fromkeys(labels.values())))
+        return Missing(
+            key, title, "accuracy records of the engine 'bounded' with two numbers of slots or more on one task"
+        )
+    varied = {
+        key
+        for cell in cells
+        for key, value in cell.engine_options.items()
+        if key not in {"name", "slots"} and any(other.engine_options.get(key) != value for other in cells)
+    }
+    kinds = {
+        cell.case_id: " ".join(option(k, v) for k, v in cell.engine_options.items() if k in varied) for cell in cells
+    }
+    labels = {cell.case_id: f"{kinds[cell.case_id]} L={cell.length}".strip() for cell in cells}
+    pairs = sorted({(kinds[cell.case_id], cell.length, labels[cell.case_id]) for cell in cells})
+    styles = shaded_styles({label: kind for kind, _, label in pairs})
     panels = []
     for task in tasks:
-        rows = [_table_row(cell, labels[cell.case_id]) for cell in cells if cell.task == task]
-        for name, heading in (("load", "slots in use"), ("collisions", "insertions that collide"), ("tokens", "tokens right")):
-            panels.append(Panel(f"{task}: {heading}", _table_panel(rows, name, heading, styles)))
+        here = [cell for cell in cells if cell.task == task]
+        for name, heading in _TABLE_PANELS.items():
+            rows = [_table_row(cell, labels[cell.case_id], name) for cell in here]
+            x, y = _log_x([row["x"] for row in rows], "slots M", base=2), _share_axis(heading)
+            lines = _closed_forms(here, labels, name)
+            panels.append(_panel(f"{task}: {heading}", rows, lines, x, y, styles, _TABLE_TIPS, join=False))
     note = (
-        "Sums over all strings of a cell. Load: slots in use at the cut. Collisions: n-grams turned away or replaced, of all that were "
-        "inserted. Tokens right: teacher-forced, with their 95% Wilson interval."
+        "Sums over all strings of a cell. Slots in use: at the cut. Collisions: n-grams turned away or replaced, of "
+        "all that were inserted. Tokens right: teacher-forced, with their 95% Wilson interval. Dashed, for uniform "
+        "strings: the closed forms for distinct n-grams in independent, uniform slots."
     )
     return Chart(key, title, sentences.tables(cells), note, panels, styles)
 
 
-def _table_series(cell: Cell, cells: Sequence[Cell]) -> str:
-    """What distinguishes a table from the others but for its slots, and the length."""
-    options = [k for k in cell.engine_options if len({str(c.engine_options.get(k)) for c in cells}) > 1 and k != "slots"]
-    return " ".join([*(f"{key}={cell.engine_options[key]}" for key in options), f"L={cell.length}"])
+_TABLE_PANELS = {"load": "slots in use", "collisions": "insertions that collide", "tokens": "tokens right"}
 
 
-def _table_row(cell: Cell, series: str) -> Row:
-    d = cell.diagnostics
-    load = d["occupied"] / d["slots"]
-    colliding = d["collisions"] / d["insertions"] if d.get("insertions") else 0.0
+def _table_row(cell: Cell, series: str, name: str) -> Row:
+    counts = {key: int(cell.diagnostics.get(key, 0)) for key in ("slots", "occupied", "insertions", "collisions")}
+    load = counts["occupied"] / counts["slots"]
+    colliding = counts["collisions"] / max(counts["insertions"], 1)
+    share = {"load": load, "collisions": colliding}.get(name)
     return {
         **_cell_row(cell),
         "series": series,
         "x": cell.engine_options["slots"],
-        "load": {"y": load, "low": load, "high": load},
-        "collisions": {"y": colliding, "low": colliding, "high": colliding},
-        "tokens": _span(cell.tokens),
-        "load_text": f"{percent(load)} of {cell.engine_options['slots']}",
-        "collisions_text": f"{d['collisions']:,} of {d.get('insertions', 0):,}",
+        **(_span(cell.tokens) if share is None else {"y": share, "low": share, "high": share}),
+        "load": f"{percent(load)} of {cell.engine_options['slots']:,} slots",
+        "collisions": f"{counts['collisions']:,} of {counts['insertions']:,}",
     }
 
 
-def _table_panel(rows: list[Row], name: str, heading: str, styles: dict[str, Style]) -> alt.LayerChart:
-    shown = [{**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row[name]} for row in rows]
-    x, y = _log_x([row["x"] for row in rows], "slots M", base=2), _share_axis(heading)
-    tips = [*_tips(load_text="load", collisions_text="collisions"), *_CELL_TIPS]
-    return alt.layer(*_measured(shown, x, y, styles, tips))
+def _closed_forms(cells: Sequence[Cell], labels: dict[str, str], name: str, steps: int = 32) -> list[Row]:
+    """Theory's lines for copies of uniform strings, from the smallest to the largest table."""
+    sizes = [cell.engine_options["slots"] for cell in cells]
+    low, high = min(sizes), max(sizes)
+    slots = sorted({round(low * (high / low) ** (step / steps)) for step in range(steps + 1)})
+    rows = []
+    for label, cell in {labels[cell.case_id]: cell for cell in cells}.items():
+        if (cell.task_options["name"], cell.task_options.get("source")) != ("copy", "uniform"):
+            continue
+        keys = round(cell.diagnostics.get("insertions", 0) / cell.strings.total)
+        for m in slots if keys else []:
+            if name == "load":
+                value = theory.expected_occupied(m, keys) / m
+            elif name == "collisions":
+                value = theory.expected_collisions(m, keys) / keys
+            else:
+                bits = cell.engine_options.get("key_bits")
+                value = theory.bounded_token_accuracy(m, keys, cell.task_options["vocab_size"], key_bits=bits)
+            rows.append({"series": label, "seed": cell.seed, "x": m, "y": value})
+    return rows
 
 
 # --- what the charts share ------------------------------------------------------------------------------
 
 
-def _base(rows: list[Row]) -> alt.Chart:
-    return alt.Chart(alt.Data(values=rows))
-
-
-def _measured(rows: list[Row], x: Any, y: Any, styles: dict[str, Style], tips: list[alt.Tooltip]) -> list[alt.Chart]:
-    """A line through the points, their intervals, the points."""
-    base = _base(rows).encode(x=x, color=_colour(styles), opacity=_opacity(0.9))
-    return [
-        base.mark_line(strokeWidth=1.6).encode(y=y("y"), detail="seed:N"),
+def _panel(
+    title: str,
+    rows: list[Row],
+    lines: list[Row],
+    x: Any,
+    y: Any,
+    styles: dict[str, Style],
+    tips: list[alt.Tooltip],
+    *,
+    join: bool = True,
+) -> Panel:
+    """Dashed lines of theory, the points and their intervals; joined, or where theory has no lines, a line through them."""
+    data = Data()
+    base = data.base(rows).encode(x=x, color=_colour(styles), opacity=_opacity(0.9))
+    layers = [
         base.mark_rule(strokeWidth=1.4).encode(y=y("low"), y2="high:Q"),
         base.mark_point(filled=True, size=46).encode(y=y("y"), shape=_shape(styles), tooltip=tips),
     ]
+    if join or not lines:
+        layers.insert(0, base.mark_line(strokeWidth=1.6).encode(y=y("y"), detail="seed:N"))
+    if lines:
+        theirs = data.base(lines).encode(x=x, y=y("y"), color=_colour(styles), opacity=_opacity(0.9), detail="seed:N")
+        layers.insert(0, theirs.mark_line(strokeDash=[5, 3], strokeWidth=1.2, interpolate="monotone"))
+    return Panel(title, layers, data)
 
 
 def _colour(styles: dict[str, Style]) -> alt.Color:
-    return alt.Color("series:N", title=None, scale=alt.Scale(domain=list(styles), range=[s.colour for s in styles.values()]))
+    return alt.Color(
+        "series:N", title=None, scale=alt.Scale(domain=list(styles), range=[s.colour for s in styles.values()])
+    )
 
 
 def _shape(styles: dict[str, Style]) -> alt.Shape:
-    return alt.Shape("series:N", title=None, scale=alt.Scale(domain=list(styles), range=[s.shape for s in styles.values()]))
+    return alt.Shape(
+        "series:N", title=None, scale=alt.Scale(domain=list(styles), range=[s.shape for s in styles.values()])
+    )
 
 
 def _opacity(full: float) -> Any:
@@ -359,6 +439,7 @@ _CELL_TIPS = _tips(
     state="state at the cut",
     bound="bound for strings",
 )
+_TABLE_TIPS = [*_tips(load="slots in use", collisions="collisions"), *_CELL_TIPS]
 
 
 # --- to Vega-Lite ---------------------------------------------------------------------------------------
@@ -378,22 +459,26 @@ _CONFIG: Row = {
     "legend": {"labelColor": INK, "labelFontSize": 11, "symbolSize": 60, "labelLimit": 320},
     "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "anchor": "start"},
 }
+# The series that the page's legend has picked; none in a paper.
 _PICK = [{"name": "pick", "value": ""}]
 
 
 def page_spec(chart: Chart, panel: Panel) -> Row:
     """A panel as wide as its box, without a legend: the page has one for all panels."""
-    spec: Row = panel.plot.properties(width="container", height=chart.height).to_dict()
-    config = {**_CONFIG, "legend": {"disable": True}, "font": "system-ui, sans-serif"}
-    return {**spec, "params": _PICK, "config": config, "autosize": {"type": "fit-x", "contains": "padding"}}
+    spec = _spec(alt.layer(*panel.layers).properties(width="container", height=chart.height), [panel])
+    spec["config"] |= {"legend": {"disable": True}, "font": "system-ui, sans-serif"}
+    return {**spec, "autosize": {"type": "fit-x", "contains": "padding"}}
 
 
 def paper_spec(chart: Chart) -> Row:
     """All panels beside each other at fixed sizes, with a legend: for SVG and PDF."""
-    width, height = (460, 340) if chart.columns == 1 else (210, 150)
-    plots = [
-        panel.plot.properties(width=width, height=height, **({"title": panel.title} if panel.title else {}))
-        for panel in chart.panels
-    ]
-    spec: Row = alt.concat(*plots, columns=chart.columns).to_dict()
-    return {**spec, "params": _PICK, "config": {**_CONFIG, "font": "Helvetica, Arial, Liberation Sans, sans-serif"}}
+    if len(chart.panels) == 1:
+        return _spec(alt.layer(*chart.panels[0].layers).properties(width=440, height=320), chart.panels)
+    plots = [alt.layer(*panel.layers).properties(width=200, height=140, title=panel.title) for panel in chart.panels]
+    return _spec(alt.concat(*plots, columns=chart.columns), chart.panels)
+
+
+def _spec(plot: Any, panels: Sequence[Panel]) -> Row:
+    datasets = {name: rows for panel in panels for name, rows in panel.data.items()}
+    config = {**_CONFIG, "font": "Helvetica, Arial, Liberation Sans, sans-serif"}
+    return {**plot.to_dict(), "datasets": datasets, "params": _PICK, "config": config}

@@ -8,7 +8,20 @@ from ngram_copy.report.charts import Chart, Missing
 from ngram_copy.report.summary import Cell, Repeats, Summary, number, percent
 from ngram_copy.report.verdict import Verdict
 
-CELL_HEADINGS = ("task", "engine", "L", "strings", "95%", "tokens", "bits recalled", "95%", "bits of state", "bound", "data", "case")
+CELL_HEADINGS = (
+    "task",
+    "engine",
+    "L",
+    "strings",
+    "95%",
+    "tokens",
+    "bits recalled",
+    "95%",
+    "bits of state",
+    "bound",
+    "data",
+    "case",
+)
 REPEAT_HEADINGS = ("text", "n", "window", "repeating", "share", "95%", "union bound", "exact", "data", "case")
 
 
@@ -60,14 +73,27 @@ def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequen
     if summary.failures:
         rows = [[f.task, f.engine, f"{f.length}", f.message, f.case_id] for f in summary.failures]
         lines += ["## Cases that could not be run", "", *_table(("task", "engine", "L", "error", "case"), rows)]
-    lines += ["## Engines", "", *_table(("engine", "with all its options"), [[k, f"`{v}`"] for k, v in summary.engines.items()])]
+    lines += [
+        "## Engines",
+        "",
+        *_table(("engine", "with all its options"), [[k, f"`{v}`"] for k, v in summary.engines.items()]),
+    ]
     environment = [[key, ", ".join(values)] for key, values in summary.environment.items()]
-    lines += ["## Environment", "", *_table(("", ""), [*environment, ["time of all cases", f"{summary.seconds:.1f} s"]])]
+    lines += [
+        "## Environment",
+        "",
+        *_table(("", ""), [*environment, ["time of all cases", f"{summary.seconds:.1f} s"]]),
+    ]
     return "\n".join([*lines, "## To make it again", "", "```", command, "```", ""])
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
-    return ["## Verdict", "", *(f"- **{v.word}**: {v.claim} {v.evidence[0].upper()}{v.evidence[1:]}." for v in verdicts), ""]
+    return [
+        "## Verdict",
+        "",
+        *(f"- **{v.word}**: {v.claim} {v.evidence[0].upper()}{v.evidence[1:]}." for v in verdicts),
+        "",
+    ]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

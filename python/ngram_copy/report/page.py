@@ -52,7 +52,10 @@ def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequen
         sections["statistics"] = ("Repeats of n-grams", _table(REPEAT_HEADINGS, rows, set(range(1, 8))))
     if summary.failures:
         rows = [[f.task, f.engine, f"{f.length}", f.message, f.case_id] for f in summary.failures]
-        sections["failures"] = ("Cases that could not be run", _table(("task", "engine", "L", "error", "case"), rows, {2}))
+        sections["failures"] = (
+            "Cases that could not be run",
+            _table(("task", "engine", "L", "error", "case"), rows, {2}),
+        )
     sections["provenance"] = ("Engines, environment, command", _provenance(summary, command))
     specs = {
         f"{chart.key}-{place}": page_spec(chart, panel)
@@ -76,7 +79,9 @@ def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequen
 def _lead(summary: Summary) -> str:
     counts = [
         f"{len(summary.cells)} cells" if summary.cells else "",
-        f"{len({cell.engine for cell in summary.cells})} engines on {len(summary.tasks)} tasks" if summary.cells else "",
+        f"{len({cell.engine for cell in summary.cells})} engines on {len(summary.tasks)} tasks"
+        if summary.cells
+        else "",
         f"{sum(cell.strings.total for cell in summary.cells):,} strings" if summary.cells else "",
         f"{len(summary.repeats)} statistics of n-grams" if summary.repeats else "",
     ]
@@ -87,7 +92,8 @@ def _lead(summary: Summary) -> str:
 def _verdict(verdict: Verdict) -> str:
     mark = {"holds": "✓", "FAILS": "✗", "not tested": "·"}[verdict.word]
     return (
-        f'<li class="{verdict.word.lower().replace(" ", "-")}"><b><span aria-hidden="true">{mark}</span> {verdict.word}</b>'
+        f'<li class="{verdict.word.lower().replace(" ", "-")}">'
+        f'<b><span aria-hidden="true">{mark}</span> {verdict.word}</b>'
         f"<p>{escape(verdict.claim)}</p><small>{escape(verdict.evidence)}</small></li>"
     )
 
@@ -102,7 +108,8 @@ def _chart(chart: Chart | Missing) -> str:
     )
     legend = "".join(_legend(label, style) for label, style in chart.series.items())
     return (
-        f'<p class="seen">{escape(chart.sentence)}</p><div class="legend" role="group" aria-label="Series">{legend}</div>'
+        f'<p class="seen">{escape(chart.sentence)}</p>'
+        f'<div class="legend" role="group" aria-label="Series">{legend}</div>'
         f'<div class="panels columns-{chart.columns}">{panels}</div><p class="note">{escape(chart.note)} '
         f'For a paper: <a href="charts/{chart.key}.svg">SVG</a>, <a href="charts/{chart.key}.pdf">PDF</a>.</p>'
     )
@@ -121,7 +128,8 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[
         return f"<tr>{''.join(shown)}</tr>"
 
     body = "".join(cells(row, "td") for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead>{cells(headings, "th")}</thead><tbody>{body}</tbody></table></div>'
+    head = cells(headings, "th")
+    return f'<div class="scroll" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
 def _provenance(summary: Summary, command: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -18,19 +19,23 @@ def bits(cells: Sequence[Cell]) -> str:
     """
     above = [cell for cell in cells if cell.recalled and cell.recalled[1] > cell.state_bits]
     if above:
-        worst = max(above, key=lambda cell: (cell.recalled or (0.0,))[0] - cell.state_bits)
+        worst = max(above, key=lambda cell: cell.share or 0.0)
         law = (
-            f"{len(above)} of {len(cells)} cells recall more bits than their state holds, beyond the 95% interval; "
-            f"the most {_where(worst)}"
+            f"{len(above)} of {len(cells)} cells recall more bits than their state holds, beyond their 95% interval "
+            f"(chance leaves room for {math.ceil(0.025 * len(cells))}), the most {_where(worst)}"
         )
     else:
         law = f"None of {len(cells)} cells recalls more bits than its state holds"
     best: dict[str, float] = {}
     for cell in cells:
         if cell.share is not None:
-            best[cell.family] = max(best.get(cell.family, -1.0), cell.share)
-    shares = [f"{family} {percent(share)}" for family, share in sorted(best.items(), key=lambda item: -item[1])]
-    return f"{law}; at best it recalls this share of its bits: {_and(shares)}." if shares else f"{law}."
+            best[cell.family] = max(best.get(cell.family, cell.share), cell.share)
+    shares = [f"{percent(share)} ({family})" for family, share in sorted(best.items(), key=lambda item: -item[1])]
+    return (
+        f"{law}; the best cell of each kind of engine recalls {_and(shares)} of its bits of state."
+        if shares
+        else f"{law}."
+    )
 
 
 def strings(cells: Sequence[Cell]) -> str:
@@ -57,13 +62,14 @@ def repeats(rows: Sequence[Repeats]) -> str:
     known = [(row, formula) for row, formula in compared if formula is not None]
     if not known:
         row = max(rows, key=lambda row: row.windows.value)
-        return f"Some {row.n}-gram repeats in {percent(row.windows.value)} of windows of {row.length} tokens of {row.task}."
+        share = percent(row.windows.value)
+        return f"Some {row.n}-gram repeats in {share} of windows of {row.length:,} tokens of {row.task}."
     row, formula = max(known, key=lambda pair: abs(pair[0].windows.value - pair[1]))
     name = "the union bound" if row.exact is None else "the exact formula"
     gap = "largest difference" if len(known) > 1 else "difference"
     return (
-        f"The {gap} between the measured and uniform tokens: within {row.length} tokens of {row.task} some {row.n}-gram repeats "
-        f"in {percent(row.windows.value)} of windows, where {name} for uniform tokens gives {percent(formula)}."
+        f"The {gap} from uniform tokens: within {row.length:,} tokens of {row.task} some {row.n}-gram repeats in "
+        f"{percent(row.windows.value)} of windows, where {name} for uniform tokens gives {percent(formula)}."
     )
 
 
@@ -86,13 +92,18 @@ def tables(cells: Sequence[Cell]) -> str:
 
     def change(what: str, before: float, after: float) -> str:
         verb = "rises" if after > before else "falls" if after < before else "stays"
-        return f"{what} {verb} at {percent(before)}" if verb == "stays" else f"{what} {verb} from {percent(before)} to {percent(after)}"
+        return (
+            f"{what} {verb} at {percent(before)}"
+            if verb == "stays"
+            else f"{what} {verb} from {percent(before)} to {percent(after)}"
+        )
 
     def load(cell: Cell) -> float:
         return float(cell.diagnostics["occupied"] / cell.diagnostics["slots"])
 
     return (
-        f"On {small.task} at L = {small.length}, from {small.engine_options['slots']:,} to {large.engine_options['slots']:,} slots "
+        f"On {small.task} at L = {small.length}, from {small.engine_options['slots']:,} to "
+        f"{large.engine_options['slots']:,} slots "
         f"{change('the load', load(small), load(large))} and "
         f"{change('the share of tokens right', small.tokens.value, large.tokens.value)}."
     )

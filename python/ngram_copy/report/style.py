@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ngram_copy.report.summary import Cell
@@ -24,15 +24,18 @@ class Style:
 
 def engine_styles(cells: Sequence[Cell]) -> dict[str, Style]:
     """A hue and a shape for each kind of engine, a shade for each configuration of it."""
-    families: dict[str, list[str]] = {}
-    for cell in cells:
-        known = families.setdefault(cell.family, [])
-        if cell.engine not in known:
-            known.append(cell.engine)
+    return shaded_styles({cell.engine: cell.family for cell in cells})
+
+
+def shaded_styles(groups: Mapping[str, str]) -> dict[str, Style]:
+    """A hue and a shape for each group, a shade for each label in it; ``groups`` maps labels to groups."""
+    members: dict[str, list[str]] = {}
+    for label, group in groups.items():
+        members.setdefault(group, []).append(label)
     return {
-        engine: Style(_shade(HUES[index % len(HUES)], place, len(engines)), SHAPES[index % len(SHAPES)])
-        for index, engines in enumerate(families.values())
-        for place, engine in enumerate(engines)
+        label: Style(_shade(HUES[index % len(HUES)], place, len(labels)), SHAPES[index % len(SHAPES)])
+        for index, labels in enumerate(members.values())
+        for place, label in enumerate(labels)
     }
 
 

@@ -172,7 +172,7 @@ def _labels(configurations: Iterable[Options]) -> dict[str, str]:
                 values[key].add(str(options.get(key)))
         for full, options in group.items():
             parts = [
-                _option(key, value)
+                option(key, value)
                 for key, value in options.items()
                 if key != "name" and value is not None and (key in _ALWAYS or len(values[key]) > 1)
             ]
@@ -187,7 +187,8 @@ def _aliases(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {full: str(label) for full, label in pairs} if unique and all(label for _, label in pairs) else {}
 
 
-def _option(key: str, value: Any) -> str:
+def option(key: str, value: Any) -> str:
+    """An option for a label: its value alone where that says enough."""
     if isinstance(value, str):
         return value.rstrip("/").rsplit("/", 1)[-1]
     if isinstance(value, bool):

@@ -49,7 +49,9 @@ def table(records: Sequence[Mapping[str, Any]], *, verdicts: Mapping[str, Any] |
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+    )
 
 
 def _cells(cells: Sequence[Cell]) -> Table:

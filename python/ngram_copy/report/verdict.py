@@ -52,10 +52,13 @@ def _above(found: Mapping[str, Any]) -> Verdict:
     if not found.get("cells") or found.get("p_value") is None:
         return Verdict(claim, None, "no cell has a bound below 1")
     p = float(found["p_value"])
-    text = f"{found['cells']} cells with a bound below 1, one exact one-sided test each engine over all its cells: p = {p:.3g}"
-    least = min(found.get("per_engine") or {"": 1.0}, key=lambda name: (found.get("per_engine") or {"": 1.0})[name])
-    engines = f" (least: {least}; corrected for {len(found['per_engine'])} engines)" if least else ""
-    return Verdict(claim, p > THRESHOLD, text + engines)
+    engines = found.get("per_engine") or {}
+    least = (
+        f"; least for {min(engines, key=engines.__getitem__)}, corrected for {len(engines)} engines" if engines else ""
+    )
+    test = "an exact one-sided test of each engine over all its cells"
+    text = f"{_cells(found)} with a bound below 1, {test}: p = {p:.3g}{least}"
+    return Verdict(claim, p > THRESHOLD, text)
 
 
 def _rule(found: Mapping[str, Any]) -> Verdict:
@@ -72,6 +75,12 @@ def _prefix(found: Mapping[str, Any]) -> Verdict:
         return Verdict(claim, None, "no cell of the engine 'prefix' has a bound between 0.05 and 0.95")
     p = float(found["min_p"])
     worst = min(found.get("rows") or [], key=lambda row: float(row["p"]), default=None)
-    detail = "" if worst is None else f" ({worst['label']}: {worst['k']}/{worst['N']} at a bound of {worst['bound']:.3g})"
-    text = f"{found['cells']} cells with a bound in [0.05, 0.95], exact two-sided tests: least p = {p:.3g}{detail}"
+    detail = (
+        "" if worst is None else f" ({worst['label']}: {worst['k']}/{worst['N']} at a bound of {worst['bound']:.3g})"
+    )
+    text = f"{_cells(found)} with a bound in [0.05, 0.95], exact two-sided tests: least p = {p:.3g}{detail}"
     return Verdict(claim, p > THRESHOLD, text)
+
+
+def _cells(found: Mapping[str, Any]) -> str:
+    return f"{found['cells']} cell{'' if found['cells'] == 1 else 's'}"

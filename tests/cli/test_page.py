@@ -1,0 +1,85 @@
+"""The page in a browser: it draws, it is quiet, it fits."""
+
+import shutil
+
+import pytest
+import report_records
+
+from ngram_copy import report
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    out = tmp_path_factory.mktemp("page")
+    return report.write(report_records.make(), out, verdicts=report_records.VERDICTS)["index.html"]
+
+
+@pytest.fixture
+def opened(browser, index, request):
+    """The page at a width, and everything that it complained of or asked the network for."""
+    context = browser.new_context(viewport={"width": request.param, "height": 900}, offline=True)
+    page = context.new_page()
+    troubles = []
+    page.on("console", lambda message: troubles.append(message.text) if message.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("requestfailed", lambda call: troubles.append(call.url))
+    page.on("request", lambda call: troubles.append(call.url) if call.url.startswith("http") else None)
+    page.goto(index.as_uri())
+    page.wait_for_selector("body[data-drawn=yes]", timeout=60_000)
+    yield page, troubles
+    context.close()
+
+
+@pytest.mark.parametrize("opened", [390, 1280], indirect=True)
+def test_page_draws_quietly_and_fits(opened):
+    page, troubles = opened
+    assert troubles == []
+    width = page.evaluate("innerWidth")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    plots = page.locator(".plot")
+    assert plots.count() > 10
+    assert page.locator(".plot svg.marks").count() == plots.count()
+    boxes = page.evaluate("[...document.querySelectorAll('.plot svg.marks')].map(s => s.getBoundingClientRect().toJSON())")
+    assert all(box["right"] <= width and box["width"] > 200 and box["height"] > 150 for box in boxes)
+    assert page.locator("#plot-bits-0 .mark-symbol path").count() > 50
+
+
+@pytest.mark.parametrize("opened", [1280], indirect=True)
+def test_tooltip_has_counts_and_the_legend_picks(opened):
+    page, troubles = opened
+    page.locator("#plot-strings-0 .mark-symbol path").first.hover()
+    tip = page.locator("#vg-tooltip-element")
+    tip.wait_for(state="visible")
+    assert "/1000 = " in tip.inner_text()
+    assert "95%" in tip.inner_text()
+    button = page.locator("#strings .legend button", has_text="ngram-3")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    faint = "[...document.querySelectorAll('#strings .mark-symbol path')].filter(p => p.getAttribute('opacity') < 0.5).length"
+    page.wait_for_function(f"{faint} > 0")
+    button.click()
+    page.wait_for_function(f"{faint} === 0")
+    assert troubles == []
+
+
+@pytest.mark.parametrize("opened", [390], indirect=True)
+def test_a_wide_table_scrolls_inside_its_box(opened):
+    page, _ = opened
+    inner, outer = page.evaluate("(b => [b.scrollWidth, b.clientWidth])(document.querySelector('#cells .scroll'))")
+    assert inner > outer
+    assert outer <= 390

@@ -1,0 +1,375 @@
+"""The report: rows, sentences, verdicts, and what is written."""
+
+import builtins
+import copy
+import io
+import json
+import re
+import sys
+
+import pytest
+import report_records
+from rich.console import Console
+
+from ngram_copy import report
+from ngram_copy.report import charts, sentences
+from ngram_copy.report.summary import number, percent, summarise
+from ngram_copy.report.verdict import judge
+
+
+@pytest.fixture(scope="module")
+def records():
+    return report_records.make()
+
+
+@pytest.fixture(scope="module")
+def summary(records):
+    return summarise(records)
+
+
+@pytest.fixture(scope="module")
+def written(records, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    return report.write(records, out, verdicts=report_records.VERDICTS)
+
+
+def kept(records, **engine):
+    """The accuracy records of an engine."""
+    return [r for r in records if r["kind"] == "accuracy" and engine.items() <= r["case"]["engine"].items()]
+
+
+# --- rows -----------------------------------------------------------------------------------------------
+
+
+def test_a_cell_carries_what_its_record_says(records, summary):
+    record = kept(records, name="prefix", kept=8)[0]
+    cell = next(cell for cell in summary.cells if cell.case_id == record["case_id"])
+    result = record["result"]
+    assert (cell.task, cell.engine, cell.family) == ("copy D=2 uniform", "prefix-8", "prefix")
+    assert (cell.strings.correct, cell.strings.total) == (result["strings"]["correct"], result["strings"]["total"])
+    assert (cell.strings.low, cell.strings.high) == (result["strings"]["low"], result["strings"]["high"])
+    assert cell.recalled == tuple(result["bits_recalled"][key] for key in ("mean", "low", "high"))
+    assert cell.share == result["bits_recalled"]["mean"] / result["state_bits"]
+    assert cell.bound == result["string_bound"]
+
+
+def test_rows_do_not_depend_on_the_order_of_records(records, summary):
+    backwards = summarise(records[::-1])
+    assert (backwards.cells, backwards.repeats) == (summary.cells, summary.repeats)
+
+
+def test_lengths_and_slots_are_in_numeric_order(summary):
+    engines = list(dict.fromkeys(cell.engine for cell in summary.cells))
+    assert engines.index("bounded-64") < engines.index("bounded-256") < engines.index("bounded-1024")
+    lengths = [cell.length for cell in summary.cells if cell.task == "text_copy" and cell.engine == "ngram-2"]
+    assert lengths == sorted(lengths)
+
+
+def test_labels_say_what_distinguishes_where_a_suite_has_no_names(records):
+    unnamed = copy.deepcopy(records)
+    for record in unnamed:
+        del record["case"]["label"]
+    assert {cell.engine for cell in summarise(unnamed).cells} == {
+        *("ngram n=2", "ngram n=3", "ngram n=4", "ngram n=6"),
+        *("bounded n=4 slots=64", "bounded n=4 slots=256", "bounded n=4 slots=1024", "prefix kept=8", "prefix kept=20"),
+    }
+
+
+def test_one_name_for_two_engines_is_not_used(records):
+    ambiguous = copy.deepcopy(kept(records, name="prefix"))
+    for record in ambiguous:
+        record["case"]["label"] = "mine"
+    assert {cell.engine for cell in summarise(ambiguous).cells} == {"prefix kept=8", "prefix kept=20"}
+
+
+def test_times_are_no_part_of_the_environment(summary, records):
+    assert summary.environment == {key: [str(value)] for key, value in report_records.ENVIRONMENT.items()}
+    assert summary.seconds == pytest.approx(sum(record["environment"]["seconds"] for record in records))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.5, "0.5"), (99.94, "99.9"), (1234.5, "1,234"), (1.3e-10, "1.3e-10"), (-3.21, "-3.21")],
+)
+def test_number(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0%"), (1, "100%"), (0.9999, ">99.9%"), (0.0001, "<0.1%"), (0.123, "12.3%"), (0.2, "20%"), (1.004, "100.4%")],
+)
+def test_percent_never_rounds_to_all_or_nothing(value, text):
+    assert percent(value) == text
+
+
+# --- bad input ------------------------------------------------------------------------------------------
+
+
+def test_no_records():
+    with pytest.raises(ValueError, match="nothing to report: there are no records"):
+        summarise([])
+
+
+def test_another_schema(records):
+    with pytest.raises(ValueError, match="record 2 is of schema 'other/9'; this report reads 'ngram-copy/1'"):
+        summarise([records[0], {**records[1], "schema": "other/9"}])
+
+
+@pytest.mark.parametrize("field", ["strings", "state_bits", "bits_recalled"])
+def test_a_field_that_is_missing_is_named(records, field):
+    record = copy.deepcopy(records[0])
+    del record["result"][field]
+    with pytest.raises(ValueError, match=f"record {record['case_id']} of kind 'accuracy' lacks the field '{field}'"):
+        summarise([record])
+
+
+@pytest.mark.parametrize("package", ["altair", "vl_convert"])
+def test_without_the_extra_one_line_says_what_to_install(records, tmp_path, monkeypatch, package):
+    load = builtins.__import__
+
+    def refuse(name, *rest, **more):
+        if name.split(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return load(name, *rest, **more)
+
+    for name in [name for name in sys.modules if name.startswith(("ngram_copy.report.charts", "ngram_copy.report.page"))]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("charts", "page"):
+        monkeypatch.delattr(report, name, raising=False)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=rf"a report needs {package}: pip install 'ngram-copy\[bench\]'"):
+        report.write(records[:1], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# --- sentences ------------------------------------------------------------------------------------------
+
+
+def test_bits_none_above(summary):
+    cells = [cell for cell in summary.cells if cell.recalled]
+    text = sentences.bits(cells)
+    best = max(cell.share for cell in cells if cell.family == "bounded")
+    assert text.startswith(f"None of {len(cells)} cells recalls more bits than its state holds")
+    assert f"{percent(best)} (bounded)" in text
+
+
+def test_bits_one_above(records):
+    broken = copy.deepcopy(kept(records, name="prefix"))[:10]
+    broken[3]["result"]["bits_recalled"] = {"mean": 99.0, "sd": 1, "total": 1000, "low": 98.0, "high": 100.0}
+    text = sentences.bits(summarise(broken).cells)
+    assert text.startswith("1 of 10 cells recall more bits than their state holds")
+    assert "prefix-8 on copy D=2 uniform at L = 100 (99 of 8 bits)" in text
+
+
+def test_strings_names_the_longest_length_with_half_of_them(records):
+    def set_correct(record, correct):
+        record["result"]["strings"]["correct"] = correct
+
+    some = copy.deepcopy(kept(records, name="ngram", n=4)[:5] + kept(records, name="prefix", kept=8)[:5])
+    for record in some:
+        set_correct(record, 0)
+    assert "no ngram at any length and no prefix at any length" in sentences.strings(summarise(some).cells)
+    for record in some[:3]:
+        set_correct(record, 500)
+    assert "ngram-4 up to L = 50 (50 bits of state)" in sentences.strings(summarise(some).cells)
+    set_correct(some[4], 501)
+    assert "ngram-4 up to L = 300, the longest measured" in sentences.strings(summarise(some).cells)
+
+
+def test_repeats_names_the_largest_gap(records):
+    rows = summarise(records).repeats
+    text = sentences.repeats(rows)
+    row = max(rows, key=lambda row: abs(row.windows.value - (row.union if row.exact is None else row.exact)))
+    assert f"within {row.length:,} tokens of {row.task} some {row.n}-gram repeats in {percent(row.windows.value)}" in text
+    uniform = [row for row in rows if row.exact is not None]
+    assert "text_copy" in text
+    assert "the exact formula" in sentences.repeats(uniform)
+
+
+def test_tables_tells_the_direction(records):
+    tables = copy.deepcopy([r for r in kept(records, name="bounded") if r["case"]["length"] == 300][:3])
+    assert "the share of tokens right rises from" in sentences.tables(summarise(tables).cells)
+    for record in tables:
+        record["result"]["tokens"]["correct"] = record["case"]["engine"]["slots"] == 64
+    text = sentences.tables(summarise(tables).cells)
+    assert "from 64 to 1,024 slots the load falls from" in text
+    assert "the share of tokens right falls from <0.1% to 0%" in text
+    for record in tables:
+        record["result"]["tokens"]["correct"] = 0
+    assert "the share of tokens right stays at 0%" in sentences.tables(summarise(tables).cells)
+
+
+# --- verdicts -------------------------------------------------------------------------------------------
+
+
+def test_verdicts_hold():
+    assert [verdict.word for verdict in judge(report_records.VERDICTS)] == ["holds", "holds", "holds"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"above_bound": {"cells": 3, "p_value": 1e-7, "per_engine": {"x": 1e-7}}}, ["FAILS", "holds", "holds"]),
+        ({"copier_rule": {"strings": 10, "disagreements": 1}}, ["holds", "FAILS", "holds"]),
+        ({"prefix_fits": {"cells": 2, "min_p": 1e-9, "rows": []}}, ["holds", "holds", "FAILS"]),
+        ({"copier_rule": {"strings": 0, "disagreements": 0}}, ["holds", "not tested", "holds"]),
+    ],
+)
+def test_verdicts_fail_and_are_left_open(change, words):
+    assert [verdict.word for verdict in judge({**report_records.VERDICTS, **change})] == words
+
+
+def test_without_tests_nothing_is_claimed():
+    assert {verdict.word for verdict in judge(None)} == {"not tested"}
+
+
+# --- charts ---------------------------------------------------------------------------------------------
+
+
+def test_all_four_charts_are_drawn(summary):
+    assert [(chart.key, type(chart)) for chart in charts.build(summary)] == [
+        (key, charts.Chart) for key in ("bits", "strings", "repeats", "tables")
+    ]
+
+
+def test_a_chart_without_data_says_which_records_it_needs(records):
+    text = [r for r in records if r["kind"] == "accuracy" and r["case"]["task"]["name"] == "text_copy"]
+    ngram_only = [r for r in text if r["case"]["engine"]["name"] == "ngram"]
+    by_key = {chart.key: chart for chart in charts.build(summarise(ngram_only))}
+    assert "source is known" in by_key["bits"].reason
+    assert "statistic records" in by_key["repeats"].reason
+    assert "engine 'bounded'" in by_key["tables"].reason
+    assert isinstance(by_key["strings"], charts.Chart)
+
+
+def test_every_series_has_its_own_colour_and_kinds_their_own_shape(summary):
+    styles = charts.engine_styles(summary.cells)
+    assert len({style.colour for style in styles.values()}) == len(styles)
+    shapes = {cell.family: styles[cell.engine].shape for cell in summary.cells}
+    assert len(set(shapes.values())) == len(shapes)
+
+
+def test_the_bound_line_passes_through_the_bounds_of_the_cells(summary):
+    cells = [cell for cell in summary.cells if cell.task == "copy D=2 uniform" and cell.engine == "prefix-8"]
+    line = {row["x"]: row["y"] for row in charts._bound_line(cells)}
+    for cell in cells:
+        assert line[cell.length] == pytest.approx(cell.bound)
+    assert line[15] == pytest.approx(2.0 ** (8 - 15))
+
+
+def test_a_bound_that_is_one_everywhere_has_no_line(summary):
+    assert charts._bound_line([cell for cell in summary.cells if cell.family == "ngram"]) == []
+
+
+def test_closed_forms_meet_the_tables_only_where_they_hold(summary):
+    cells = [cell for cell in summary.cells if cell.family == "bounded" and cell.task == "copy D=26 uniform"]
+    labels = {cell.case_id: f"L={cell.length}" for cell in cells}
+    lines = charts._closed_forms(cells, labels, "load")
+    for cell in cells:
+        d = cell.diagnostics
+        close = [r for r in lines if (r["series"], r["x"]) == (f"L={cell.length}", cell.engine_options["slots"])]
+        assert close[0]["y"] == pytest.approx(d["occupied"] / d["slots"], abs=1e-3)
+    text = [cell for cell in summary.cells if cell.family == "bounded" and cell.task == "text_copy"]
+    assert charts._closed_forms(text, {cell.case_id: "x" for cell in text}, "load") == []
+
+
+# --- what is written ------------------------------------------------------------------------------------
+
+
+def test_files(written):
+    assert set(written) == {
+        *("index.html", "report.md"),
+        *(f"charts/{key}.{kind}" for key in ("bits", "strings", "repeats", "tables") for kind in ("svg", "pdf")),
+    }
+    assert not [path for path in written["index.html"].parent.rglob(".*")]
+    assert written["charts/bits.pdf"].read_bytes().startswith(b"%PDF-")
+    assert "impossible" in written["charts/bits.svg"].read_text("utf-8")
+
+
+def test_the_page_loads_nothing_from_elsewhere(written):
+    page = written["index.html"].read_text("utf-8")
+    assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=[\"']?(?!data:)[^\"'>]+", page)
+    assert not re.findall(r"@import|url\(", page[: page.index("<script")])
+    assert page.count("window.vegaEmbed") == 1
+    specs = json.loads(re.search(r'id="specs">(.*?)</script>', page, re.DOTALL)[1])
+    assert not [row for spec in specs.values() for row in [spec.get("data", {})] if "url" in row]
+
+
+def test_the_page_shows_every_cell(written, summary):
+    page = written["index.html"].read_text("utf-8")
+    assert all(row.case_id in page and row.data_hash[7:19] in page for row in [*summary.cells, *summary.repeats])
+    assert "ngram-copy run symbolic" in page
+
+
+def test_markdown_has_the_sentences_and_every_cell(written, summary):
+    text = written["report.md"].read_text("utf-8")
+    assert sentences.strings(summary.cells) in text
+    assert sum(line.startswith("| copy D=26 uniform | ngram-4 |") for line in text.splitlines()) == 5
+    assert "![Whole strings against length](charts/strings.svg)" in text
+    assert all(cell.case_id in text for cell in summary.cells)
+
+
+def test_what_a_record_says_cannot_break_the_page(records, tmp_path):
+    record = copy.deepcopy(records[0])
+    record["case"]["label"] = "</script><b>|`x`"
+    page = report.write([record], tmp_path)["index.html"].read_text("utf-8")
+    assert "</script><b>" not in page
+    assert "&lt;/script&gt;&lt;b&gt;|`x`" in page
+
+
+def test_errors_and_unknown_kinds(records, tmp_path):
+    failed = {**records[0], "kind": "error", "case_id": "f" * 16, "result": {"error": "MemoryError", "message": "no room"}}
+    timing = {**records[1], "kind": "timing", "result": {}}
+    files = report.write([records[2], failed, timing], tmp_path)
+    for name in ("index.html", "report.md"):
+        text = files[name].read_text("utf-8")
+        assert "MemoryError: no room" in text
+        assert "f" * 16 in text
+        assert "not tested" in text
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(records, written, tmp_path, monkeypatch):
+    files = report.write(records[:1], tmp_path)
+    before = files["report.md"].read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        report.write(records[:2], tmp_path)
+    assert files["report.md"].read_bytes() == before
+    assert not list(tmp_path.rglob(".*"))
+
+
+# --- terminal -------------------------------------------------------------------------------------------
+
+
+def printed(records, width=100, **options):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(report.table(records, **options))
+    return console.file.getvalue()
+
+
+def test_the_table_fits_100_columns_without_losing_a_number(records):
+    text = printed(records, verdicts=report_records.VERDICTS)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    first = next(r for r in records if r["kind"] == "accuracy" and r["case"]["label"] == "bounded-1024")
+    strings, tokens = first["result"]["strings"], first["result"]["tokens"]
+    line = next(line for line in text.splitlines() if line.split()[:2] == ["bounded-1024", str(first["case"]["length"])])
+    assert line.split()[2:] == [
+        f"{strings['correct']}/1000",
+        f"{strings['low']:.2f}–{strings['high']:.2f}",
+        percent(tokens["correct"] / tokens["total"]),
+        number(first["result"]["bits_recalled"]["mean"]),
+        "14,336",
+        "1",
+    ]
+    assert text.count("holds") == 3
+
+
+def test_unknown_bits_are_a_dash(records):
+    text = printed([r for r in kept(records, name="ngram", n=2) if r["case"]["task"]["name"] == "text_copy"])
+    assert [line.split()[-3] for line in text.splitlines() if "/1000" in line] == ["–"] * 5
