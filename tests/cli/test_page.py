@@ -54,7 +54,9 @@ def test_page_draws_quietly_and_fits(opened):
     plots = page.locator(".plot")
     assert plots.count() > 10
     assert page.locator(".plot svg.marks").count() == plots.count()
-    boxes = page.evaluate("[...document.querySelectorAll('.plot svg.marks')].map(s => s.getBoundingClientRect().toJSON())")
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('.plot svg.marks')].map(s => s.getBoundingClientRect().toJSON())"
+    )
     assert all(box["right"] <= width and box["width"] > 200 and box["height"] > 150 for box in boxes)
     assert page.locator("#plot-bits-0 .mark-symbol path").count() > 50
 
@@ -70,7 +72,8 @@ def test_tooltip_has_counts_and_the_legend_picks(opened):
     button = page.locator("#strings .legend button", has_text="ngram-3")
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
-    faint = "[...document.querySelectorAll('#strings .mark-symbol path')].filter(p => p.getAttribute('opacity') < 0.5).length"
+    points = "[...document.querySelectorAll('#strings .mark-symbol path')]"
+    faint = f"{points}.filter(point => point.getAttribute('opacity') < 0.5).length"
     page.wait_for_function(f"{faint} > 0")
     button.click()
     page.wait_for_function(f"{faint} === 0")

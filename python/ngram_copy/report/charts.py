@@ -355,7 +355,7 @@ def _panel(
     *,
     join: bool = True,
 ) -> Panel:
-    """Dashed lines of theory, the points and their intervals; joined, or where theory has no lines, a line through them."""
+    """Dashed lines of theory, the points, their intervals; a line through them if ``join`` or theory has none."""
     data = Data()
     base = data.base(rows).encode(x=x, color=_colour(styles), opacity=_opacity(0.9))
     layers = [
