@@ -21,7 +21,7 @@ __all__ = [
     "distinct",
     "integers",
     "markov",
-    "markov_counts",
+    "markov_chain",
     "stream_id",
     "uniform",
     "zipf",
@@ -144,8 +144,8 @@ def zipf(
     return tokens
 
 
-def markov_counts(
-    chain_seed: int, vocab_size: int, branching: int = 4
+def markov_chain(
+    vocab_size: int, branching: int = 4, chain_seed: int = 0
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     """Return the Markov chain that :func:`markov` walks.
 
@@ -154,12 +154,12 @@ def markov_counts(
 
     Parameters
     ----------
-    chain_seed : int
-        0 … 2^64 - 1; determines the chain.
     vocab_size : int
         D, at least 1; D · branching ≤ 2^24.
     branching : int
         1 … D; 1 makes a deterministic chain.
+    chain_seed : int
+        0 … 2^64 - 1; determines the chain.
 
     Returns
     -------
@@ -167,7 +167,7 @@ def markov_counts(
     counts : ndarray of uint64, shape (vocab_size, branching)
         P(next is ``successors[a, j]`` | ``a``) = ``counts[a, j]`` / 2^32 exactly.
     """
-    return _rust.markov_counts(_seed("chain_seed", chain_seed), _vocab_size(vocab_size), _branching(branching))
+    return _rust.markov_chain(*_chain(vocab_size, branching, chain_seed))
 
 
 def markov(
@@ -183,14 +183,13 @@ def markov(
     threads: int = 1,
     out: NDArray[np.uint32] | None = None,
 ) -> NDArray[np.uint32]:
-    """Draw walks of the chain of :func:`markov_counts`, one in each row.
+    """Draw walks of the chain of :func:`markov_chain`, one in each row.
 
-    Arguments, result and errors are those of :func:`uniform` and :func:`markov_counts`.
+    Arguments, result and errors are those of :func:`uniform` and :func:`markov_chain`.
     """
     rows = _rows(seed, stream, start)
     tokens = _output(count, _length(seq_len), np.uint32, out)
-    chain = _seed("chain_seed", chain_seed), _vocab_size(vocab_size), _branching(branching)
-    _rust.sample_markov(rows, *chain, _threads(threads), tokens)
+    _rust.sample_markov(rows, *_chain(vocab_size, branching, chain_seed), _threads(threads), tokens)
     return tokens
 
 
@@ -265,8 +264,9 @@ def _vocab_size(vocab_size: int) -> int:
     return integer("vocab_size", vocab_size, 1, MAX_VOCAB_SIZE + 1)
 
 
-def _branching(branching: int) -> int:
-    return integer("branching", branching, 1, MAX_VOCAB_SIZE + 1)
+def _chain(vocab_size: int, branching: int, chain_seed: int) -> tuple[int, int, int]:
+    branching = integer("branching", branching, 1, MAX_VOCAB_SIZE + 1)
+    return _seed("chain_seed", chain_seed), _vocab_size(vocab_size), branching
 
 
 def _threads(threads: int) -> int:

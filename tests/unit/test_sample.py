@@ -103,13 +103,13 @@ def test_zipf_counts_are_close_to_ideal():
 
 
 def test_markov_walks_its_own_chain():
-    successors, counts = sample.markov_counts(9, 12, 3)
+    successors, counts = sample.markov_chain(12, 3, 9)
     assert (counts.sum(axis=1) == 2**32).all()
     assert (counts > 0).all()
     assert all(len(set(row)) == 3 for row in successors.tolist())
     walks = sample.markov(0, 0, 0, 100, 50, 12, 3, chain_seed=9)
     assert (walks[:, 1:, None] == successors[walks[:, :-1]]).any(axis=2).all()
-    np.testing.assert_array_equal(sample.markov_counts(0, 5, 1)[1], np.full((5, 1), 2**32))
+    np.testing.assert_array_equal(sample.markov_chain(5, 1)[1], np.full((5, 1), 2**32))
 
 
 def test_distinct_rows():
@@ -185,7 +185,7 @@ def stream_ids_are_distinct(*names):
             ValueError,
             r"branching must be 1 to vocab_size \(3\), got 4",
         ),
-        (lambda: sample.markov_counts(0, 2**22, 8), ValueError, r"at most 2\^24, got 33554432"),
+        (lambda: sample.markov_chain(2**22, 8), ValueError, r"at most 2\^24, got 33554432"),
         (lambda: sample.distinct(0, 0, 0, 1, 4, 3), ValueError, "k must be 0 to 3, got 4"),
         (
             lambda: sample.integers(0, 0, 0, 1, 5, 5),

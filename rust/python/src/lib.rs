@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 mod _rust {
     #[pymodule_export]
     use super::sample::{
-        markov_counts, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,
+        markov_chain, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,
     };
     use super::{Bound, PyAnyMethods, PyModule, PyModuleMethods, PyResult};
 

@@ -70,7 +70,7 @@ type Chain<'py> = (Bound<'py, PyArray2<u32>>, Bound<'py, PyArray2<u64>>);
 
 /// Successors and counts of a random Markov chain.
 #[pyfunction]
-pub(crate) fn markov_counts(py: Python<'_>, chain_seed: u64, vocab_size: u64, branching: u64) -> PyResult<Chain<'_>> {
+pub(crate) fn markov_chain(py: Python<'_>, chain_seed: u64, vocab_size: u64, branching: u64) -> PyResult<Chain<'_>> {
     let chain = detached(py, || Markov::new(chain_seed, vocab_size, branching))?;
     let shape = [vocab_size as usize, branching as usize];
     Ok((chain.successors.into_pyarray(py).reshape(shape)?, chain.counts.into_pyarray(py).reshape(shape)?))
