@@ -3,19 +3,17 @@
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ngram_copy import theory
 
-many = settings(max_examples=1000, deadline=None)
 bits = st.floats(0, 1e6, allow_nan=False)
 lengths = st.integers(0, 3000)
 vocabularies = st.integers(2, 100_000)
 errors = st.floats(0, 0.999)
 
 
-@many
 @given(bits, st.floats(0, 100), lengths, vocabularies)
 def test_the_string_bound_grows_with_bits_and_falls_with_length(b, more, length, d):
     bound = theory.copy_accuracy_bound(state_bits=b, seq_len=length, vocab_size=d)
@@ -27,7 +25,6 @@ def test_the_string_bound_grows_with_bits_and_falls_with_length(b, more, length,
         assert math.isclose(bound / longer, d, rel_tol=1e-6)
 
 
-@many
 @given(st.floats(0, 1e5), vocabularies, errors)
 def test_the_longest_string_is_allowed_and_the_next_is_not(b, d, error):
     length = theory.max_copy_length(b, d, error)
@@ -36,7 +33,6 @@ def test_the_longest_string_is_allowed_and_the_next_is_not(b, d, error):
     assert theory.required_state_bits(length + 1, d, error) >= b - tolerance
 
 
-@many
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), vocabularies)
 def test_rate_distortion_is_convex_and_falls(x, y, weight, d):
     r = [theory.rate_distortion(v, d) for v in (x, y, weight * x + (1 - weight) * y)]
@@ -45,14 +41,12 @@ def test_rate_distortion_is_convex_and_falls(x, y, weight, d):
     assert (r[0] >= r[1] - 1e-12) if x <= y else (r[0] <= r[1] + 1e-12)
 
 
-@many
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(2, 1000))
 def test_the_curve_of_the_mean_is_looser_than_the_sum(deltas, d):
     b = theory.tokens_bits(deltas, d)
     assert theory.token_bound(b, len(deltas), d) >= 1 - float(np.mean(deltas)) - 1e-7
 
 
-@many
 @given(st.integers(0, 12), st.integers(1, 5), st.integers(2, 40))
 def test_p_ngram_lies_under_its_bounds_and_grows_with_length(length, n, d):
     value = theory.p_ngram(length, n, d, max_work=5000)
@@ -64,7 +58,6 @@ def test_p_ngram_lies_under_its_bounds_and_grows_with_length(length, n, d):
         assert shorter is None or shorter <= value
 
 
-@many
 @given(
     st.lists(st.floats(0.01, 1), min_size=1, max_size=12), st.integers(0, 60), st.integers(1, 12), st.integers(0, 100)
 )
@@ -77,7 +70,6 @@ def test_the_union_bound_of_any_source(weights, length, n, repeat):
     assert math.isclose(theory.p_ngram_union_bound(length, n, probabilities=padded), bound, rel_tol=1e-9)
 
 
-@many
 @given(st.integers(1, 10_000), st.integers(0, 300), vocabularies, st.integers(0, 20))
 def test_bounded_tables(slots, keys, d, key_bits):
     occupied = theory.expected_occupied(slots, keys)
@@ -94,7 +86,6 @@ def test_bounded_tables(slots, keys, d, key_bits):
     assert theory.false_positive_rate(slots, keys, key_bits) <= 2.0**-key_bits
 
 
-@many
 @given(st.integers(0, 3000), st.integers(2, 1000), st.floats(1e-6, 1))
 def test_required_n_is_enough_and_not_too_much(length, d, error):
     n = theory.required_n(length, d, error)

@@ -1,0 +1,346 @@
+"""What an answer is worth: exact match, bits recalled, intervals, exact tests of the bounds, classes of errors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ngram_copy.theory import (
+    binomial_tail,
+    binomial_test,
+    bits_recalled_p_value,
+    mean_interval,
+    poisson_binomial_tail,
+    wilson_interval,
+)
+
+if TYPE_CHECKING:
+    from ngram_copy.engines.base import Prediction
+
+Tokens = NDArray[np.int64]
+
+
+class Match(NamedTuple):
+    """What was right.
+
+    Attributes
+    ----------
+    strings : ndarray of bool, shape (batch,)
+        Whether the whole answer was.
+    tokens : ndarray of int64, shape (batch,)
+        How many tokens of it were.
+    """
+
+    strings: NDArray[np.bool_]
+    tokens: Tokens
+
+
+def exact_match(tokens: Tokens, answers: Tokens) -> Match:
+    """Compare teacher-forced predictions with answers.
+
+    Parameters
+    ----------
+    tokens : ndarray of int64, shape (batch, answer_len)
+        Predictions, -1: none. What stands beyond an answer's end does not count.
+    answers : ndarray of int64, shape (batch, answer_len)
+        Filled with -1 on the right. An empty answer is right.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or have not two dimensions.
+    """
+    _same_shape(tokens, answers)
+    used = answers >= 0
+    right = tokens == answers
+    return Match((right | ~used).all(axis=1), (right & used).sum(axis=1))
+
+
+def _same_shape(tokens: Tokens, answers: Tokens) -> None:
+    if tokens.shape != answers.shape or tokens.ndim != 2:
+        raise ValueError(
+            f"tokens and answers must have the same shape (batch, answer_len), not {tokens.shape} and {answers.shape}"
+        )
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Probabilities for engines that emit hard tokens.
+
+    At position t of the answer an engine that predicts a token gives it ``1 - ε_t`` and each of the other V - 1
+    outcomes ``ε_t/(V - 1)``; without a prediction all V are equally likely. V = D + 1: the data tokens and the end.
+
+    Fitted on other strings than those scored, this is a predictor in its own right: given the state, its probabilities
+    sum to 1, so that E[B] <= b holds for it, the p-values of ``bits_recalled_p_value`` are valid, and the mean of B
+    estimates its E[B] without bias. As an estimate of what the state holds it errs downwards: an ε_t fitted on N
+    strings costs about 1/(2N·ln 2) bits a position, one ε_t covers strings in which the engine is certain and others in
+    which it guesses, and all positions are charged for the possible end. Fitted on the strings scored it would err
+    upwards by about the same 1/(2N·ln 2) bits a position: do not.
+
+    Attributes
+    ----------
+    error : ndarray of float64, shape (answer_len,)
+        ε_t.
+    pooled : float
+        ε over all positions: used where the strings of the fit had no prediction, or no such position.
+    outcomes : int
+        V.
+    """
+
+    error: NDArray[np.float64]
+    pooled: float
+    outcomes: int
+
+    @classmethod
+    def fit(cls, tokens: Tokens, answers: Tokens, outcomes: int) -> Smoothing:
+        """Fit ``ε_t = (errors + 1/2)/(predictions + 1)`` at each position.
+
+        Parameters
+        ----------
+        tokens, answers : ndarray of int64, shape (strings, answer_len)
+            Predictions (-1: none) and answers (filled with -1) of strings that will not be scored: the split "fit".
+        outcomes : int
+            V = D + 1, at least 2.
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ or ``outcomes`` < 2.
+        """
+        _same_shape(tokens, answers)
+        if outcomes < 2:
+            raise ValueError(f"outcomes must be at least 2, not {outcomes}")
+        predicted = (tokens >= 0) & (answers >= 0)
+        predictions = predicted.sum(axis=0)
+        errors = (predicted & (tokens != answers)).sum(axis=0)
+        pooled = float((errors.sum() + 0.5) / (predictions.sum() + 1))
+        return cls(np.where(predictions > 0, (errors + 0.5) / (predictions + 1), pooled), pooled, outcomes)
+
+    def log2_q(self, tokens: Tokens, answers: Tokens) -> NDArray[np.float64]:
+        """log2 of the probability of each true token, 0 beyond an answer's end: shape (batch, answer_len).
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ.
+        """
+        _same_shape(tokens, answers)
+        length = answers.shape[1]
+        error = np.full(length, self.pooled)
+        error[: len(self.error)] = self.error[:length]
+        right, wrong = np.log2(1 - error), np.log2(error / (self.outcomes - 1))
+        log2_q = np.where(tokens == answers, right, wrong)
+        log2_q[tokens < 0] = -math.log2(self.outcomes)
+        log2_q[answers < 0] = 0.0
+        return log2_q
+
+
+def bits_recalled(
+    prediction: Prediction, answers: Tokens, log2_p: NDArray[np.float64], smoothing: Smoothing | None = None
+) -> NDArray[np.float64]:
+    """Bits of each answer that the engine recalled: ``B = log2 q(answer | state) - log2 p(answer)``.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Its ``log2_q`` are used where it has them, else its tokens, smoothed.
+    answers : ndarray of int64, shape (batch, answer_len)
+        Filled with -1 on the right.
+    log2_p : ndarray of float64, shape (batch,)
+        Of the answers under their source.
+    smoothing : Smoothing, optional
+        Fitted on other strings; not needed where the engine gives probabilities.
+
+    Returns
+    -------
+    ndarray of float64, shape (batch,)
+        Bits; at most b on average (``theory.bits_recalled_bound``), below 0 where the engine misleads.
+
+    Raises
+    ------
+    ValueError
+        If hard tokens come without a smoothing, or shapes differ.
+    """
+    if prediction.log2_q is not None:
+        _same_shape(prediction.tokens, answers)
+        log2_q = np.where(answers >= 0, prediction.log2_q, 0.0)
+    elif smoothing is not None:
+        log2_q = smoothing.log2_q(prediction.tokens, answers)
+    else:
+        raise ValueError("the engine emits hard tokens: bits recalled need a smoothing, fitted on other strings")
+    if log2_p.shape != answers.shape[:1]:
+        raise ValueError(f"log2_p must have shape {answers.shape[:1]}, not {log2_p.shape}")
+    bits: NDArray[np.float64] = log2_q.sum(axis=1) - log2_p
+    return bits
+
+
+ErrorClass = Literal["correct", "jump", "stop", "skip", "none", "other"]
+
+
+def classify_error(answer: Sequence[int], emitted: Sequence[int], n: int, *, end: int | None = None) -> ErrorClass:
+    """Say how a free copy went wrong, at its first wrong token.
+
+    Parameters
+    ----------
+    answer : sequence of int
+        The string to copy, with its end token if that is to be emitted.
+    emitted : sequence of int
+        What came instead; -1: no prediction.
+    n : int
+        Length of the n-grams by which the engine looks up, >= 1.
+    end : int, optional
+        The end token.
+
+    Returns
+    -------
+    str
+        ``correct``; ``jump``: it went on from another occurrence of the n tokens before; ``stop``: it emitted the end
+        too early; ``skip``: it left tokens out and went on with the next n or more; ``none``: it had no prediction;
+        ``other``. The first that applies.
+
+    Raises
+    ------
+    ValueError
+        If n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
+    x, y = list(answer), list(emitted)
+    if x == y:
+        return "correct"
+    t = next((i for i, (a, b) in enumerate(zip(x, y, strict=False)) if a != b), min(len(x), len(y)))
+    if t == len(y) or y[t] == -1:
+        return "none"
+    if t == len(x):
+        return "other"
+    if t >= n and any(x[j - n : j] == x[t - n : t] and x[j] == y[t] for j in range(n, len(x)) if j != t):
+        return "jump"
+    if y[t] == end:
+        return "stop"
+    if len(y) >= t + n and any(y[t : t + n] == x[j : j + n] for j in range(t + 1, len(x))):
+        return "skip"
+    return "other"
+
+
+def verdicts(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Test the claims of the theory on the accuracy records of a run, by exact tests.
+
+    Parameters
+    ----------
+    records : iterable of mapping
+        Of schema "ngram-copy/1"; those of other kinds are passed over.
+
+    Returns
+    -------
+    dict
+        - ``above_bound``: {cells, p_value, per_engine}: is some engine above its string bounds? Over the cells whose
+          bound is below 1, each engine (told by its options) gets twice the smaller of two p-values: that of its total
+          of right strings over all cells (``poisson_binomial_tail``), and its least ``binomial_tail`` times its
+          number of cells (which a slack cell cannot hide). ``p_value`` is the least times the number of engines. Cells
+          of an engine that share their data count in separate totals; others must come from separate streams.
+        - ``prefix_fits``: {cells, min_p, rows}: does the prefix machine reach the bound? Two-sided ``binomial_test``
+          in each cell of uniform strings with a bound in [0.05, 0.95]; rows are {case_id, label, k, N, bound, p}.
+        - ``copier_rule``: {strings, disagreements}: does the exact copier succeed exactly where no n-gram repeats?
+
+        Without any cell the p-values are None.
+    """
+    accuracy = [record for record in records if record.get("kind") == "accuracy"]
+    return {
+        "above_bound": _above_bound(accuracy),
+        "prefix_fits": _prefix_fits(accuracy),
+        "copier_rule": _copier_rule(accuracy),
+    }
+
+
+class _Cell(NamedTuple):
+    k: int
+    n: int
+    bound: float
+    data_hash: str
+
+
+def _label(case: Mapping[str, Any]) -> str:
+    return str(case.get("label") or case["engine"]["name"])
+
+
+def _above_bound(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    cells: defaultdict[str, list[_Cell]] = defaultdict(list)
+    labels: dict[str, str] = {}
+    for record in records:
+        result = record["result"]
+        bound = result.get("string_bound")
+        if bound is not None and bound < 1:
+            engine = json.dumps(record["case"]["engine"], sort_keys=True)
+            taken = set(labels.values())
+            label = _label(record["case"])
+            labels.setdefault(engine, label if label not in taken else engine)
+            strings = result["strings"]
+            cells[labels[engine]].append(_Cell(strings["correct"], strings["total"], bound, result["data_hash"]))
+    per_engine = {label: _engine_p_value(found) for label, found in cells.items()}
+    return {
+        "cells": sum(len(found) for found in cells.values()),
+        "p_value": min(1.0, len(per_engine) * min(per_engine.values())) if per_engine else None,
+        "per_engine": per_engine,
+    }
+
+
+def _engine_p_value(cells: Sequence[_Cell]) -> float:
+    seen: defaultdict[str, int] = defaultdict(int)
+    totals: defaultdict[int, list[_Cell]] = defaultdict(list)  # in each no string twice
+    for cell in cells:
+        totals[seen[cell.data_hash]].append(cell)
+        seen[cell.data_hash] += 1
+    total = min(
+        poisson_binomial_tail([(cell.n, cell.bound) for cell in part], sum(cell.k for cell in part))
+        for part in totals.values()
+    )
+    single = min(binomial_tail(cell.k, cell.n, cell.bound) for cell in cells)
+    return min(1.0, 2 * len(totals) * total, 2 * len(cells) * single)
+
+
+def _prefix_fits(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rows = []
+    for record in records:
+        case, result = record["case"], record["result"]
+        task, bound = case["task"], result.get("string_bound")
+        uniform = task["name"] == "copy" and task.get("source", "uniform") == "uniform"
+        if case["engine"]["name"] == "prefix" and uniform and bound is not None and 0.05 <= bound <= 0.95:
+            k, n = result["strings"]["correct"], result["strings"]["total"]
+            label = f"{_label(case)}, L = {case['length']}"
+            p = binomial_test(k, n, bound)
+            rows.append({"case_id": record["case_id"], "label": label, "k": k, "N": n, "bound": bound, "p": p})
+    return {"cells": len(rows), "min_p": min((row["p"] for row in rows), default=None), "rows": rows}
+
+
+def _copier_rule(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    found = [
+        record["result"].get("diagnostics", {}) for record in records if record["case"]["engine"]["name"] == "ngram"
+    ]
+    return {
+        "strings": sum(diagnostics.get("rule_strings", 0) for diagnostics in found),
+        "disagreements": sum(diagnostics.get("rule_disagreements", 0) for diagnostics in found),
+    }
+
+
+__all__ = [
+    "ErrorClass",
+    "Match",
+    "Smoothing",
+    "binomial_tail",
+    "binomial_test",
+    "bits_recalled",
+    "bits_recalled_p_value",
+    "classify_error",
+    "exact_match",
+    "mean_interval",
+    "poisson_binomial_tail",
+    "verdicts",
+    "wilson_interval",
+]
