@@ -1,0 +1,122 @@
+"""The algorithms of this package in a few lines of Python, to be read; what is fast is written in Rust.
+
+Read in order: how an n-gram becomes a number, how a string is copied by looking n-grams up, and what the best machine
+of a fixed number of states does instead.
+
+>>> list(NgramCopier(n=2).read("banana!").copy("!"))
+['b', 'a', 'n', 'a', 'n', 'a', 'n', 'a', 'n']
+>>> list(NgramCopier(n=4).read("banana!").copy("!"))
+['b', 'a', 'n', 'a', 'n', 'a', '!']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+BOUNDARY = "<boundary>"
+"""What stands before the first token of a string."""
+
+
+def hash_ngrams(x: Sequence[int], n: int, seed: int = 0) -> NDArray[np.uint64]:
+    """Give each n-gram a number of 64 bits: a multilinear hash and a finaliser.
+
+    The sum ``offset + Σ c_j·x_j mod 2^64`` tells n-grams that differ in one token apart for certain, as an odd c_j can
+    be divided by. But odd coefficients also pass the parity of the tokens on to the sum's lowest bit, whatever the
+    seed, and in general low bits know nothing of higher ones. So the finaliser stirs: a shift brings high bits down, a
+    multiplication takes low bits up, and both can be undone, so that nothing is lost.
+
+    Parameters
+    ----------
+    x : sequence of int, shape (seq_len,)
+        Tokens, 0 … 2^32 - 1.
+    n : int
+        From 1 to ``seq_len``.
+    seed : int
+        Chooses the coefficients.
+
+    Returns
+    -------
+    ndarray of uint64, shape (seq_len - n + 1,)
+    """
+    random = np.random.default_rng(seed).integers(0, 2**64, n + 1, dtype=np.uint64)
+    offset, coefficients = random[0], random[1:] | np.uint64(1)
+    tokens = np.asarray(x, dtype=np.uint64)
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, n)
+    h = windows @ coefficients + offset  # numpy computes uint64 modulo 2^64
+    for shift, factor in [(30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)]:  # splitmix64 (Vigna)
+        h = (h ^ (h >> np.uint64(shift))) * np.uint64(factor)
+    mixed: NDArray[np.uint64] = h ^ (h >> np.uint64(31))
+    return mixed
+
+
+@dataclass
+class NgramCopier:
+    """Copy a string by looking up what came after the last n tokens.
+
+    It succeeds exactly where no n-gram of the string repeats, if the string ends in a token of its own. Its memory
+    grows with the string.
+
+    Parameters
+    ----------
+    n : int
+        Length of the n-grams, at least 1.
+    """
+
+    n: int
+    table: dict[tuple[Hashable, ...], Hashable] = field(default_factory=dict)
+
+    def read(self, string: Iterable[Hashable]) -> NgramCopier:
+        """Remember for each n-gram the token that came after its first occurrence."""
+        key: tuple[Hashable, ...] = (BOUNDARY,) * self.n  # so that the first n tokens have keys, too
+        for token in string:
+            self.table.setdefault(key, token)
+            key = (*key[1:], token)
+        return self
+
+    def copy(self, end: Hashable, limit: int = 9) -> Iterator[Hashable]:
+        """Emit tokens up to ``end``, or ``limit`` of them: a repeated n-gram can lead in circles."""
+        key: tuple[Hashable, ...] = (BOUNDARY,) * self.n
+        for _ in range(limit):
+            token = self.table[key]  # never missing: what was emitted stood in the string, in this order
+            yield token
+            if token == end:
+                return
+            key = (*key[1:], token)
+
+
+@dataclass(frozen=True)
+class PrefixMachine:
+    """Copy with ``groups·D^kept`` states, as often as any machine of so many states can.
+
+    Different strings that lead to one state get one answer, so at most one string a state is copied. This machine
+    copies one for each: it keeps the first tokens, and of the next one in which of ``groups`` equal groups it is;
+    it guesses the group's first member, then zeros.
+
+    Parameters
+    ----------
+    kept : int
+        Tokens kept.
+    groups : int
+        r, a divisor of D.
+    vocab_size : int
+        D.
+    """
+
+    kept: int
+    groups: int
+    vocab_size: int
+
+    def read(self, string: Sequence[int]) -> tuple[tuple[int, ...], int]:
+        """Return the state: tokens kept and the group of the next (0 where there is none)."""
+        following = string[self.kept] if len(string) > self.kept else 0
+        return tuple(string[: self.kept]), following * self.groups // self.vocab_size
+
+    def copy(self, state: tuple[tuple[int, ...], int], length: int) -> list[int]:
+        """Answer from the state alone, and the length, which is free."""
+        kept, group = state
+        guess = group * self.vocab_size // self.groups
+        return [*kept, guess, *[0] * length][:length]
