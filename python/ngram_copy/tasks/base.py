@@ -13,13 +13,16 @@ shorter ones are padded on the right with ``vocab.pad``.
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ngram_copy import sample
 
 SPLITS = ("train", "validation", "test", "fit")
 """Disjoint counter streams; ``fit`` is for what is fitted on other strings (smoothing, codecs)."""
@@ -133,6 +136,7 @@ class DataHash:
         return f"sha256:{self._sha.hexdigest()}"
 
 
+@dataclass(frozen=True)
 class Task(ABC):
     """A source of examples; its options are the keyword arguments of its class.
 
@@ -179,6 +183,20 @@ class Task(ABC):
         """What else determines the data, such as the hash of a text; part of every record."""
         return {}
 
+    def identity(self) -> dict[str, Any]:
+        """What the data depend on beside length, seed, split and index: the options, by default."""
+        return asdict(self)
+
+    def stream(self, length: int, split: str, *purpose: str | int) -> int:
+        """The counter stream of a length and split, apart from those of all other tasks, options and lengths.
+
+        So the cells of a suite are independent samples, and counts may be added up over them.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
+        options = json.dumps(self.identity(), sort_keys=True)
+        return sample.stream_id(self.name, options, length, split, *purpose)
+
     def batches(
         self, length: int, *, seed: int, split: str, examples: int, batch: int = 1024, threads: int = 1
     ) -> Iterator[Batch]:
@@ -188,6 +206,7 @@ class Task(ABC):
             yield self.batch(length, seed=seed, split=split, start=start, count=count, threads=threads)
 
 
+@dataclass(frozen=True)
 class TextTask(Task):
     """A task whose tokens stand for text, so that a pretrained model with its own tokenizer can take it too."""
 

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ngram_copy import sample
 from ngram_copy.tasks.base import Batch, Task, VocabularySpec, check_length
 from ngram_copy.tasks.sources import Source, make_source
 
@@ -79,8 +78,7 @@ class Copy(Task):
 
     def batch(self, length: int, *, seed: int, split: str, start: int, count: int, threads: int = 1) -> Batch:
         check_length(self, length, 1)
-        stream = sample.stream_id(self.name, split)
-        strings = self._source.sample(seed, stream, start, count, length, threads)
+        strings = self._source.sample(seed, self.stream(length, split), start, count, length, threads)
         return copy_batch(strings, self.vocab, self._source.log2_p(strings), self._source.h_min(length))
 
     def oracle(self, prompt: NDArray[np.uint32], query: NDArray[np.uint32]) -> list[int]:

@@ -60,12 +60,12 @@ class DuplicateNgram(Task):
         check_length(self, length, 2 * self.repeats * size)
 
         def draw(purpose: str, columns: int, high: int) -> NDArray[np.uint32]:
-            stream = sample.stream_id(self.name, split, purpose)
+            stream = self.stream(length, split, purpose)
             return sample.uniform(seed, stream, start, count, columns, high, threads=threads)
 
         strings = draw("strings", length, self.vocab_size)
         offset = draw("offset", 1, length % size + 1).astype(np.int64)
-        stream = sample.stream_id(self.name, split, "blocks")
+        stream = self.stream(length, split, "blocks")
         blocks = sample.distinct(seed, stream, start, count, 2 * self.repeats, length // size, threads=threads)
         begin = offset + blocks.astype(np.int64) * size
         shift = draw("shift", self.repeats, self.vocab_size - 1) + 1 if self.successor == "different" else 0

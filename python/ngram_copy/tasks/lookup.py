@@ -52,7 +52,7 @@ class _Lookup(Task):
         self, length: int, seed: int, split: str, attempt: int, start: int, count: int, threads: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Strings and where the looked-up n-gram of each begins, -1 where none is unique."""
-        stream = sample.stream_id(self.name, split, "strings", attempt)
+        stream = self.stream(length, split, "strings", attempt)
         strings = sample.uniform(seed, stream, start, count, length, self.vocab_size, threads=threads)
         # Among the unique n-grams with a whole answer behind them, the one of least random priority. A collision
         # of hashes could only make a unique n-gram look repeated.
@@ -64,7 +64,7 @@ class _Lookup(Task):
         unique = np.empty(hashes.shape, dtype=bool)
         np.put_along_axis(unique, order, ~(same[:, 1:] | same[:, :-1]), axis=1)
         places = length - self.n - self.answer_len + 1
-        stream = sample.stream_id(self.name, split, "priorities", attempt)
+        stream = self.stream(length, split, "priorities", attempt)
         priority = sample.uniform(seed, stream, start, count, places, 2**32, threads=threads).astype(np.int64)
         priority[~unique[:, :places]] = 2**32
         place = priority.argmin(axis=1)

@@ -56,12 +56,13 @@ class PhoneBook(TextTask):
         if length > people:
             raise ValueError(f"{self.name}: length must be at most {people}, the number of names, not {length}")
 
-        def stream(purpose: str) -> int:
-            return sample.stream_id(self.name, split, purpose)
-
-        names = sample.distinct(seed, stream("names"), start, count, length, people, threads=threads)
-        digits = sample.uniform(seed, stream("digits"), start, count, length * self.digits, 10, threads=threads)
-        asked = sample.integers(seed, stream("asked"), start, count, 0, length)
+        names = sample.distinct(
+            seed, self.stream(length, split, "names"), start, count, length, people, threads=threads
+        )
+        digits = sample.uniform(
+            seed, self.stream(length, split, "digits"), start, count, length * self.digits, 10, threads=threads
+        )
+        asked = sample.integers(seed, self.stream(length, split, "asked"), start, count, 0, length)
         vocab = self.vocab
         rows, marks = [], []
         for row in range(count):

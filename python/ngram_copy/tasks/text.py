@@ -174,6 +174,9 @@ class TextCopy(TextTask):
             "distinct_tokens": corpus.vocab_size,
         }
 
+    def identity(self) -> dict[str, Any]:
+        return {"unit": self.unit, "text": self.corpus.sha256}
+
     def batch(self, length: int, *, seed: int, split: str, start: int, count: int, threads: int = 1) -> Batch:
         check_length(self, length, 1)
         text = self.corpus.tokens
@@ -181,8 +184,7 @@ class TextCopy(TextTask):
             raise ValueError(
                 f"{self.name}: length must be at most {len(text)}, the {self.unit} of the text, not {length}"
             )
-        stream = sample.stream_id(self.name, split)
-        begin = sample.integers(seed, stream, start, count, 0, len(text) - length + 1)
+        begin = sample.integers(seed, self.stream(length, split), start, count, 0, len(text) - length + 1)
         return copy_batch(text[begin[:, None] + np.arange(length)], self.vocab, None, None)
 
     def oracle(self, prompt: NDArray[np.uint32], query: NDArray[np.uint32]) -> list[int]:
