@@ -1,0 +1,234 @@
+"""``run`` and ``report``: from a suite to records, and from records to a report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ngram_copy.cli.console import UserError, complain, plain, plural, print_json, stderr, stdout, user_errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ngram_copy.results import Record
+    from ngram_copy.suite import Case
+
+
+def run(
+    suite: Annotated[str, typer.Argument(help="A shipped suite (see `ngram-copy list`) or the path of a .toml file.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the records and the report.", show_default="results/SUITE")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where a run stopped: a torn last line is repaired, what is done kept."),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Only cases whose name task/engine/length/seed, or one part of it, matches; may be given again.",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="First compare some examples of each case with the task's oracle.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads; they change the time, not the results.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="In place of the suite's seeds.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON lines, and nothing else.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write records only.")] = False,
+) -> None:
+    """Run the cases of a suite; write records and a report.
+
+    Each record is on the disk before the next case begins, a line in
+    OUT/records.jsonl: a run that was stopped goes on with --resume.
+
+    [bold]Examples[/bold]
+
+      ngram-copy run symbolic --out results/mine
+
+      ngram-copy run symbolic --out results/mine --resume --threads 4
+
+      ngram-copy run my_suite.toml --only 'letters/*' --only prefix --verify
+
+      ngram-copy run smoke --json | jq .result.strings
+    """
+    from ngram_copy import run as runner
+    from ngram_copy.results import ResultsError, canonical_json
+    from ngram_copy.suite import SuiteError, load
+
+    screen = stderr()
+    with user_errors(SuiteError, OSError, MemoryError):
+        loaded = load(suite)
+        every = loaded.cases(seed)
+    chosen = _choose(every, only or [])
+    out = out or Path("results") / loaded.name
+    if verify:
+        with user_errors(SuiteError, runner.VerificationError, ValueError):
+            count = sum(1 for _ in runner.verify(chosen))
+        screen.print(f"{plural(count, 'set')} of examples (task, length, seed) agree with the oracle.")
+    with user_errors(SuiteError):
+        for case in chosen:
+            case.check()
+    with user_errors(ResultsError, OSError):
+        done, writer = runner.open_results(out, loaded, every, resume=resume)
+    finished = {record["case_id"] for record in done}
+    todo = [case for case in chosen if case.case_id not in finished]
+    if done:
+        screen.print(f"{plural(len(done), 'case')} done before, {len(todo):,} to go.")
+    if as_json:
+        for record in done:
+            print(canonical_json(record))
+    failed: list[Record] = []
+    try:
+        with writer, _Display(screen, todo) as display, user_errors(OSError):
+            steps = runner.run_cases(todo, writer, threads=threads, on_case=display.begin, on_progress=display.advance)
+            for record in steps:
+                if record["kind"] == "error":
+                    failed.append(record)
+                    display.note(f"{_name(record, todo)}: {record['result']['error']}: {record['result']['message']}")
+                if as_json:
+                    print(canonical_json(record))
+    except KeyboardInterrupt:
+        made = writer.path.read_bytes().count(b"\n") - len(done)
+        screen.print(
+            f"Stopped after {made:,} of {plural(len(todo), 'case')}; what is done is in {plain(out)}. Go on with:\n"
+            f"  {plain(_again(suite, out, seed, only or [], threads, no_report))}"
+        )
+        raise typer.Exit(130) from None
+    holds = no_report or _report(out, out, quiet=as_json)
+    if not as_json:
+        stdout().print(f"records: {plain(out / 'records.jsonl')}", soft_wrap=True)
+    if failed:
+        screen.print(
+            f"{plural(len(failed), 'case')} of {len(todo):,} failed (kind error in the records); "
+            f"--resume tries {'it' if len(failed) == 1 else 'them'} again."
+        )
+    if failed or not holds:
+        raise typer.Exit(1)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder (or a records file).")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report.", show_default="DIR")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON, and nothing else.")] = False,
+) -> None:
+    """Write the report of a run: a table, Markdown, one HTML page, charts.
+
+    [bold]Examples[/bold]
+
+      ngram-copy report results/mine
+
+      ngram-copy report results/mine --out /tmp/report
+    """
+    if not _report(folder, out or (folder if folder.is_dir() else folder.parent), quiet=as_json, as_json=as_json):
+        raise typer.Exit(1)
+
+
+def _report(folder: Path, out: Path, *, quiet: bool, as_json: bool = False) -> bool:
+    """Write a report and show its table; whether all that the theory says of the records holds."""
+    from ngram_copy import report as reporting
+    from ngram_copy import score
+    from ngram_copy.report.verdict import judge
+    from ngram_copy.results import ResultsError, read
+
+    with user_errors(ResultsError):
+        records = read(folder)
+    verdicts = score.verdicts(records)
+    with user_errors(OSError):
+        paths = reporting.write(records, out, verdicts=verdicts)
+    if as_json:
+        print_json({name: str(path) for name, path in paths.items()})
+    if not quiet:
+        screen = stdout()
+        screen.print(reporting.table(records, verdicts=verdicts))
+        charts = [path for name, path in paths.items() if name.startswith("charts/")]
+        for name, path in paths.items():
+            if path not in charts:
+                screen.print(f"{name}: {plain(path)}", soft_wrap=True)
+        if charts:
+            screen.print(f"{plural(len(charts), 'chart')}: {plain(charts[0].parent)}", soft_wrap=True)
+    refuted = [verdict for verdict in judge(verdicts) if verdict.holds is False]
+    for verdict in refuted:
+        complain(f"the records refute the theory: {verdict.claim} {verdict.evidence}")
+    return not refuted
+
+
+def _choose(cases: Sequence[Case], globs: Sequence[str]) -> list[Case]:
+    """Cases whose name, or a part of it, matches one of the globs; all without globs."""
+    for glob in globs:
+        if not any(_matches(case, glob) for case in cases):
+            raise UserError(f"--only {glob}: no case matches; they are named such as {cases[0].name}")
+    return [case for case in cases if not globs or any(_matches(case, glob) for glob in globs)]
+
+
+def _matches(case: Case, glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name in (case.name, *case.name.split("/")))
+
+
+def _name(record: Record, cases: Sequence[Case]) -> str:
+    return next(case.name for case in cases if case.case_id == record["case_id"])
+
+
+def _again(suite: str, out: Path, seed: int | None, only: Sequence[str], threads: int, no_report: bool) -> str:
+    """The command that continues this run."""
+    words = ["ngram-copy", "run", suite, "--out", str(out)]
+    words += [] if seed is None else ["--seed", str(seed)]
+    words += [word for glob in only for word in ("--only", glob)]
+    words += [] if threads == 1 else ["--threads", str(threads)]
+    words += ["--no-report"] if no_report else []
+    return shlex.join([*words, "--resume"])
+
+
+class _Display:
+    """A progress bar with the current case and the time left, on a terminal; nothing elsewhere."""
+
+    def __init__(self, screen: Console, cases: Sequence[Case]) -> None:
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        from ngram_copy.run import work
+
+        self._screen = screen
+        self._weight = 0
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=screen,
+            transient=True,
+            disable=not screen.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=sum(work(case) * case.length for case in cases))
+
+    def __enter__(self) -> _Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, case: Case) -> None:
+        self._weight = case.length
+        self._bar.update(self._task, description=case.name)
+
+    def advance(self, strings: int) -> None:
+        self._bar.advance(self._task, strings * self._weight)
+
+    def note(self, text: str) -> None:
+        self._screen.print(plain(" ".join(text.split())))

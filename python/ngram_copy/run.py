@@ -1,0 +1,389 @@
+"""Run cases: draw the examples, let the engine answer, score, and append a record for each.
+
+What a record's ``result`` says depends on the case alone: not on batch sizes, threads, or on how often the run
+was stopped and continued.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ngram_copy import ngram, score, theory
+from ngram_copy.engines.base import Engine
+from ngram_copy.results import RECORDS, SCHEMA, Record, ResultsError, Writer, repair
+from ngram_copy.suite import Case, Suite, first_example
+from ngram_copy.tasks.base import Batch, DataHash
+
+FIT_EXAMPLES = 1000
+"""Strings of the split ``fit`` that smoothing is fitted on, at most."""
+
+SAMPLE = 16
+"""Strings whose state is serialised and that are generated freely as well."""
+
+VERIFIED = 16
+"""Examples of each task, length and seed that ``verify`` compares with the oracle."""
+
+_BATCH_TOKENS = 2**20
+
+Progress = Callable[[int], None]
+"""Called with the number of strings that were just answered."""
+
+
+class VerificationError(ValueError):
+    """A task's data differs from its oracle; the text names the case and the example."""
+
+
+# --- A whole suite --------------------------------------------------------------------------------------
+
+
+def open_results(out: Path, suite: Suite, cases: Sequence[Case], *, resume: bool) -> tuple[list[Record], Writer]:
+    """Make or reopen a results folder: ``records.jsonl`` and a copy of the suite.
+
+    Parameters
+    ----------
+    out : Path
+        The folder.
+    suite : Suite
+    cases : sequence of Case
+        All cases of the suite: records of others do not belong here.
+    resume : bool
+        Go on where a run stopped.
+
+    Returns
+    -------
+    done : list of dict
+        Complete records that stay; failed ones are dropped and run again.
+    writer : Writer
+
+    Raises
+    ------
+    ResultsError
+        If there are records and ``resume`` is false, or they are not of this suite.
+    OSError
+        If the folder cannot be written.
+    """
+    path = out / RECORDS
+    done: list[Record] = []
+    if path.exists() and path.stat().st_size:
+        if not resume:
+            raise ResultsError(f"{path} holds records already: go on with --resume, or choose another --out")
+        done = repair(path)
+        known = {case.case_id for case in cases}
+        strange = [record for record in done if record["case_id"] not in known]
+        if strange:
+            raise ResultsError(
+                f"{path} holds {len(strange)} records that are not of this suite (such as {strange[0]['case_id']}, "
+                f"{strange[0]['case'].get('label', 'without a label')}): choose another --out"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "suite.toml").write_text(suite.text, encoding="utf-8")
+    return done, Writer(path)
+
+
+def run_cases(
+    cases: Sequence[Case],
+    writer: Writer,
+    *,
+    threads: int = 1,
+    on_case: Callable[[Case], None] = lambda case: None,
+    on_progress: Progress = lambda strings: None,
+) -> Iterator[Record]:
+    """Run cases one after another; each record is on the disk when it is yielded.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+    writer : Writer
+    threads : int
+        Of sampling and prediction; no influence on results.
+    on_case : callable
+        Called with each case before it runs.
+    on_progress : callable
+        Called while it runs, with the number of strings answered; in all ``work(case)`` of them.
+
+    Yields
+    ------
+    dict
+        Records of kind ``accuracy``, ``statistic`` or, where a case raised an exception, ``error``.
+    """
+    for case in cases:
+        on_case(case)
+        record = run_case(case, threads=threads, on_progress=on_progress)
+        writer.write(record)
+        yield record
+
+
+def run_case(case: Case, *, threads: int = 1, on_progress: Progress = lambda strings: None) -> Record:
+    """Run one case; an exception in it becomes a record of kind ``error``."""
+    began = time.perf_counter()
+    artifacts = {}
+    try:
+        if case.kind == "accuracy":
+            result = _accuracy(case, threads, on_progress)
+        else:
+            result = _statistic(case, threads, on_progress)
+        kind: str = case.kind
+    except Exception as error:
+        kind = "error"
+        result = {"error": type(error).__name__, "message": str(error)}
+        artifacts = {"traceback": traceback.format_exc()}
+    return {
+        "schema": SCHEMA,
+        "case_id": case.case_id,
+        "kind": kind,
+        "case": case.description,
+        "result": result,
+        "environment": {**_environment(), "threads": threads, **_clock(began)},
+        "artifacts": artifacts,
+    }
+
+
+def work(case: Case) -> int:
+    """Strings that a case answers, the fitted ones included: what its progress adds up to."""
+    return case.examples + (min(case.examples, FIT_EXAMPLES) if case.kind == "accuracy" else 0)
+
+
+def verify(cases: Sequence[Case]) -> Iterator[Case]:
+    """Compare the data of each task, length and seed with the task's oracle, on a few examples.
+
+    Yields
+    ------
+    Case
+        Each case whose data was compared and agrees.
+
+    Raises
+    ------
+    VerificationError
+        At the first difference.
+    """
+    seen = set()
+    for case in cases:
+        key = (case.task, case.length, case.seed)
+        if key in seen:
+            continue
+        seen.add(key)
+        batch = case.task.batch(case.length, seed=case.seed, split="test", start=0, count=min(VERIFIED, case.examples))
+        answers = batch.answers()
+        for index, (prompt, query) in enumerate(zip(batch.prompts(), batch.queries(), strict=True)):
+            expected = case.task.oracle(prompt, query)
+            found = answers[index][answers[index] >= 0].tolist()
+            if expected != found:
+                raise VerificationError(
+                    f"the case {case.name}, example {index}: the data's answer {_short(found)} is not the oracle's "
+                    f"{_short(expected)}"
+                )
+        yield case
+
+
+def _short(tokens: list[int]) -> str:
+    return str(tokens) if len(tokens) <= 12 else f"[{', '.join(map(str, tokens[:12]))}, … {len(tokens)} in all]"
+
+
+# --- Accuracy -------------------------------------------------------------------------------------------
+
+
+def _accuracy(case: Case, threads: int, on_progress: Progress) -> dict[str, Any]:
+    engine = case.engine()
+    smoothing = _fit(case, engine, threads, on_progress)
+    data = DataHash()
+    strings = tokens = all_tokens = 0
+    bits: list[NDArray[np.float64]] = []
+    state_bits: list[NDArray[np.float64]] = []
+    h_min: float | None = None
+    diagnostics: dict[str, int] = {}
+    for batch in _batches(case, "test", case.examples, threads):
+        prediction = engine.predict(batch, threads=threads)
+        answers = batch.answers()
+        match = score.exact_match(prediction.tokens, answers)
+        data.update(batch)
+        strings += int(match.strings.sum())
+        tokens += int(match.tokens.sum())
+        all_tokens += int(np.count_nonzero(answers >= 0))
+        if batch.log2_p is not None:
+            bits.append(score.bits_recalled(prediction, answers, batch.log2_p, smoothing))
+        state_bits.append(engine.state_bits(batch.prompts()))
+        h_min = batch.h_min
+        for name, count in engine.diagnostics(batch, prediction).items():
+            diagnostics[name] = diagnostics.get(name, 0) + int(count)
+        on_progress(len(batch))
+    all_state_bits = np.concatenate(state_bits)
+    checked, disagreements, state_bytes = _check_free(case, engine)
+    return {
+        "data_hash": data.hexdigest(),
+        "provenance": case.provenance,
+        "strings": _share(strings, case.examples),
+        "tokens": _share(tokens, all_tokens),
+        "free_checked": {"strings": checked, "disagreements": disagreements},
+        "bits_recalled": _bits_recalled(np.concatenate(bits)) if bits else None,
+        "state_bits": float(all_state_bits.mean()),
+        "state_bytes": state_bytes,
+        **_bounds(case, all_state_bits, h_min),
+        "diagnostics": diagnostics,
+    }
+
+
+def _batches(case: Case, split: str, examples: int, threads: int) -> Iterator[Batch]:
+    """Examples 0 … examples - 1 in batches of about a million tokens."""
+    seq_len = first_example(case.task, case.length, case.seed).tokens.shape[1]
+    size = max(1, min(1024, _BATCH_TOKENS // seq_len))
+    return case.task.batches(case.length, seed=case.seed, split=split, examples=examples, batch=size, threads=threads)
+
+
+def _fit(case: Case, engine: Engine, threads: int, on_progress: Progress) -> score.Smoothing | None:
+    """Smoothing of hard tokens, fitted on strings of the same length that are not tested; None where none is used."""
+    examples = min(case.examples, FIT_EXAMPLES)
+    if first_example(case.task, case.length, case.seed).log2_p is None:
+        on_progress(examples)
+        return None
+    predicted, answers = [], []
+    for batch in _batches(case, "fit", examples, threads):
+        prediction = engine.predict(batch, threads=threads)
+        if prediction.log2_q is not None:
+            on_progress(examples)
+            return None
+        predicted.append(prediction.tokens)
+        answers.append(batch.answers())
+        on_progress(len(batch))
+    return score.Smoothing.fit(_stack(predicted), _stack(answers), case.task.vocab.size + 1)
+
+
+def _stack(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Rows of several widths under one another, filled with -1 on the right."""
+    width = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-1) for part in parts])
+
+
+def _check_free(case: Case, engine: Engine) -> tuple[int, int, float]:
+    """Answer a few strings from their serialised states, and teacher-forced.
+
+    Returns
+    -------
+    strings, disagreements : int
+        Strings tried, and those that are right in one way and wrong in the other: none, for greedy engines.
+    state_bytes : float
+        Mean size of a serialised state.
+    """
+    count = min(case.examples, SAMPLE)
+    batch = case.task.batch(case.length, seed=case.seed, split="test", start=0, count=count)
+    answers = batch.answers()
+    forced = score.exact_match(engine.predict(batch).tokens, answers).strings
+    states = engine.cut(batch.prompts())
+    disagreements = 0
+    for row, free in enumerate(engine.resume(states, answers.shape[1], batch.queries())):
+        answer = answers[row][answers[row] >= 0]
+        disagreements += bool(np.array_equal(free[: len(answer)], answer)) != bool(forced[row])
+    return count, disagreements, float(np.mean([len(state) for state in states]))
+
+
+def _bounds(case: Case, state_bits: NDArray[np.float64], h_min: float | None) -> dict[str, float | None]:
+    """The bounds of the case's source: of whole strings, and of tokens where they are uniform."""
+    if h_min is None:
+        return {"h_min": None, "string_bound": None, "token_bound": None}
+    # States of several sizes (lengths are free): the bound holds for each, so its mean holds for all.
+    sizes, counts = np.unique(state_bits, return_counts=True)
+    of_strings = [theory.string_bound(float(size), h_min) for size in sizes]
+    answer = first_example(case.task, case.length, case.seed).answers()[0]
+    vocab = case.task.vocab
+    answer_len = int(np.count_nonzero((answer >= 0) & (answer < vocab.size)))
+    end = int(np.count_nonzero(answer >= vocab.size))
+    # No source but the uniform one has the min-entropy K·log2 D.
+    uniform = math.isclose(h_min, answer_len * math.log2(vocab.size), rel_tol=1e-9)
+    return {
+        "h_min": h_min,
+        "string_bound": float(np.average(of_strings, weights=counts)),
+        "token_bound": theory.token_bound(float(state_bits.mean()), answer_len, vocab.size, known_tokens=end)
+        if uniform
+        else None,
+    }
+
+
+def _share(correct: int, total: int) -> dict[str, float | int]:
+    low, high = score.wilson_interval(correct, total)
+    return {"correct": correct, "total": total, "low": low, "high": high}
+
+
+def _bits_recalled(bits: NDArray[np.float64]) -> dict[str, float | int]:
+    low, high = score.mean_interval(bits)
+    return {
+        "mean": float(bits.mean()),
+        "sd": float(bits.std(ddof=1)),
+        "total": len(bits),
+        "low": low,
+        "high": high,
+    }
+
+
+# --- Statistics -----------------------------------------------------------------------------------------
+
+
+def _statistic(case: Case, threads: int, on_progress: Progress) -> dict[str, Any]:
+    """How many of the strings to remember hold some n-gram twice."""
+    if case.n is None:
+        raise ValueError(f"the case {case.name} has no n")
+    data = DataHash()
+    repeating = distinct = 0
+    for batch in _batches(case, "test", case.examples, threads):
+        data.update(batch)
+        for prompt in batch.prompts():
+            text = prompt[prompt < case.task.vocab.size]
+            found = ngram.ngram_statistics(text, case.n)
+            repeating += found.distinct < found.total
+            distinct += found.distinct
+        on_progress(len(batch))
+    share = _share(repeating, case.examples)
+    return {
+        "data_hash": data.hexdigest(),
+        "provenance": case.provenance,
+        "windows": {"repeating": repeating, "total": case.examples},
+        "p": {"value": repeating / case.examples, "low": share["low"], "high": share["high"]},
+        "formula": {
+            "union": theory.p_ngram_union_bound(case.length, case.n, case.task.vocab.size),
+            "exact": theory.p_ngram(case.length, case.n, case.task.vocab.size),
+        },
+        "distinct": distinct,
+    }
+
+
+# --- Environment ----------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _environment() -> dict[str, Any]:
+    return {
+        "version": metadata.version("ngram-copy"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _cpu() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _clock(began: float) -> dict[str, Any]:
+    return {
+        "seconds": round(time.perf_counter() - began, 3),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,468 @@
+"""Suites: TOML files that say which tasks, engines, lengths and seeds are measured.
+
+A suite expands to cases, one for each task × engine × length × seed; everything in it is checked by making
+the tasks and engines before anything runs. ``docs/suites.md`` tells how to write one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import inspect
+import itertools
+import json
+import tomllib
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ngram_copy.engines import ENGINES
+from ngram_copy.engines.base import Engine
+from ngram_copy.results import SCHEMA, canonical_json
+from ngram_copy.tasks import TASKS
+from ngram_copy.tasks.base import Batch, Task
+
+
+class SuiteError(ValueError):
+    """A suite that cannot run; the text is one line that says where and why."""
+
+
+# --- What a file may hold -------------------------------------------------------------------------------
+
+_Lengths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+_Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
+_Examples = Annotated[int, Field(ge=2)]  # an interval needs two
+_Names = Annotated[list[str], Field(min_length=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Entry(_Table):
+    tasks: _Names
+    lengths: _Lengths
+    seeds: _Seeds = [0]
+    examples: _Examples = 1000
+
+
+class _Cases(_Entry):
+    engines: _Names
+
+
+class _Statistics(_Entry):
+    statistic: Literal["repeats"]
+    n: _Lengths
+
+
+class _File(_Table):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    description: str = ""
+    tasks: dict[str, dict[str, Any]] = {}
+    engines: dict[str, dict[str, Any]] = {}
+    cases: list[_Cases] = []
+    statistics: list[_Statistics] = []
+
+
+# --- What a file means ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a suite: what is measured, and the classes that measure it.
+
+    Attributes
+    ----------
+    kind : {"accuracy", "statistic"}
+        What kind of record it gives.
+    name : str
+        ``task/engine/L/seed`` by the suite's aliases (``task/repeats-n/L/seed`` for a statistic): for people
+        and for ``--only``.
+    case_id : str
+        16 hexadecimal digits of the SHA-256 of all that determines the result.
+    description : dict
+        The record's ``case``: JSON values.
+    task : Task
+        Makes the examples.
+    provenance : dict
+        ``task.provenance()``, part of the identity.
+    length, seed, examples : int
+        What is drawn from the task.
+    engine_name : str or None
+        Key of ``ENGINES``; None for a statistic.
+    engine_options : dict
+        All options of the engine, defaults included.
+    n : int or None
+        The n-gram length of a statistic.
+    """
+
+    kind: Literal["accuracy", "statistic"]
+    name: str
+    case_id: str
+    description: dict[str, Any]
+    task: Task
+    provenance: dict[str, Any]
+    length: int
+    seed: int
+    examples: int
+    engine_name: str | None = None
+    engine_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    n: int | None = None
+
+    def engine(self) -> Engine:
+        """Make the engine of an accuracy case."""
+        if self.engine_name is None:
+            raise ValueError(f"the case {self.name} is a statistic: it has no engine")
+        make: Callable[..., Engine] = ENGINES[self.engine_name]
+        return make(self.task.vocab, **self.engine_options)
+
+    def check(self) -> None:
+        """Make the engine and one example, so that an impossible case is found before the run.
+
+        Raises
+        ------
+        SuiteError
+            If the task cannot make such an example or the engine cannot answer it; the text names the case.
+        """
+        try:
+            batch = first_example(self.task, self.length, self.seed)
+            if self.kind == "accuracy":
+                self.engine().state_bits(batch.prompts())
+        except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
+            raise SuiteError(f"the case {self.name} cannot run: {error}") from error
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite file.
+
+    Attributes
+    ----------
+    name, description : str
+        From the file.
+    text : str
+        The file as it was read.
+    source : str
+        Where it was read, for messages.
+    """
+
+    name: str
+    description: str
+    text: str
+    source: str
+    _file: _File
+    _tasks: dict[str, Task]
+    _engines: dict[str, tuple[str, dict[str, Any]]]
+
+    def cases(self, seed: int | None = None) -> list[Case]:
+        """All cases in the order of the file; a cell that is listed twice is run once.
+
+        Parameters
+        ----------
+        seed : int, optional
+            Replaces the seeds of the file.
+        """
+        found: dict[str, Case] = {}
+        for entry in self._file.cases:
+            seeds = entry.seeds if seed is None else [seed]
+            for row in itertools.product(entry.tasks, entry.engines, entry.lengths, seeds):
+                self._add(found, self._accuracy(*row, entry.examples))
+        for statistic in self._file.statistics:
+            seeds = statistic.seeds if seed is None else [seed]
+            for line in itertools.product(statistic.tasks, statistic.n, statistic.lengths, seeds):
+                self._add(found, self._statistic(*line, statistic.examples))
+        return list(found.values())
+
+    def _add(self, found: dict[str, Case], case: Case) -> None:
+        known = found.setdefault(case.case_id, case)
+        if known.name != case.name:
+            raise SuiteError(f"{self.source}: {known.name} and {case.name} are the same case under two names")
+
+    def _accuracy(self, task: str, engine: str, length: int, seed: int, examples: int) -> Case:
+        engine_name, options = self._engines[engine]
+        determines = {"engine": {"name": engine_name, **options}}
+        return self._case(
+            "accuracy",
+            f"{task}/{engine}/{length}/{seed}",
+            determines,
+            task,
+            length,
+            seed,
+            examples,
+            label=engine,
+            engine_name=engine_name,
+            engine_options=options,
+        )
+
+    def _statistic(self, task: str, n: int, length: int, seed: int, examples: int) -> Case:
+        determines = {"statistic": "repeats", "n": n}
+        name = f"{task}/repeats-{n}/{length}/{seed}"
+        return self._case("statistic", name, determines, task, length, seed, examples, label=task, n=n)
+
+    def _case(
+        self,
+        kind: Literal["accuracy", "statistic"],
+        name: str,
+        determines: dict[str, Any],
+        task_alias: str,
+        length: int,
+        seed: int,
+        examples: int,
+        *,
+        label: str,
+        **rest: Any,
+    ) -> Case:
+        task = self._tasks[task_alias]
+        provenance = task.provenance()
+        determines = {
+            "task": {"name": task.name, **options_of(task)},
+            **determines,
+            "length": length,
+            "seed": seed,
+            "examples": examples,
+        }
+        identity = canonical_json({"schema": SCHEMA, "kind": kind, "provenance": provenance, **determines})
+        return Case(
+            kind=kind,
+            name=name,
+            case_id=hashlib.sha256(identity.encode()).hexdigest()[:16],
+            description={"suite": self.name, **determines, "label": label},
+            task=task,
+            provenance=provenance,
+            length=length,
+            seed=seed,
+            examples=examples,
+            **rest,
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def first_example(task: Task, length: int, seed: int) -> Batch:
+    """Example 0 of the split ``test``, a batch of one."""
+    return task.batch(length, seed=seed, split="test", start=0, count=1)
+
+
+# --- Reading --------------------------------------------------------------------------------------------
+
+
+def shipped() -> dict[str, str]:
+    """Names of the suites in the package and their descriptions."""
+    found = {}
+    for entry in sorted(resources.files("ngram_copy.suites").iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".toml"):
+            content = tomllib.loads(entry.read_text("utf-8"))
+            found[entry.name.removesuffix(".toml")] = str(content.get("description", ""))
+    return found
+
+
+def load(name_or_path: str | Path) -> Suite:
+    """Read and check a suite.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        The name of a shipped suite, or a path (recognised by its ``.toml`` or a separator).
+
+    Raises
+    ------
+    SuiteError
+        If there is no such suite, or something in it is wrong; one line that says where.
+    """
+    source = str(name_or_path)
+    if isinstance(name_or_path, Path) or source.endswith(".toml") or "/" in source or "\\" in source:
+        return _load_path(Path(name_or_path))
+    names = list(shipped())
+    if source not in names:
+        raise SuiteError(f"no suite {source!r}{did_you_mean(source, names)}; or give the path of a .toml file")
+    text = resources.files("ngram_copy.suites").joinpath(f"{source}.toml").read_text("utf-8")
+    return parse(text, f"{source}.toml")
+
+
+def _load_path(path: Path) -> Suite:
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise SuiteError(f"cannot read the suite {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SuiteError(f"{path}: not a TOML file: byte {error.start} is not UTF-8") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str = "suite.toml") -> Suite:
+    """Check a suite's TOML text; ``source`` names it in messages.
+
+    Raises
+    ------
+    SuiteError
+        If the text is malformed (with its line), or names an unknown key, task, engine or option.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SuiteError(f"{source}: {_with_line(str(error), text)}") from error
+    try:
+        file = _File.model_validate(content)
+    except ValidationError as error:
+        raise SuiteError(f"{source}: {_first_problem(error, _File)}") from error
+    tasks = {alias: _make_task(alias, table, source) for alias, table in file.tasks.items()}
+    engines = {alias: _check_engine(alias, table, source) for alias, table in file.engines.items()}
+    for index, entry in enumerate(file.cases):
+        _require_known(entry.tasks, tasks, f"{source}: cases[{index}].tasks", "task alias")
+        _require_known(entry.engines, engines, f"{source}: cases[{index}].engines", "engine alias")
+    for index, statistic in enumerate(file.statistics):
+        _require_known(statistic.tasks, tasks, f"{source}: statistics[{index}].tasks", "task alias")
+    if not file.cases and not file.statistics:
+        raise SuiteError(f"{source}: nothing to run: add a [[cases]] or a [[statistics]] table")
+    return Suite(file.name, file.description, text, source, file, tasks, engines)
+
+
+def _with_line(message: str, text: str) -> str:
+    """Python 3.11's message at the end of a file names no line: add it."""
+    return message.replace("(at end of document)", f"(at line {text.rstrip().count(chr(10)) + 1}, the end of the file)")
+
+
+def _make_task(alias: str, table: dict[str, Any], source: str) -> Task:
+    name, options = _pop_name(table, "task", TASKS, f"{source}: [tasks.{alias}]")
+    return make_task(name, options, f"{source}: [tasks.{alias}]")
+
+
+def make_task(name: str, options: Mapping[str, Any], where: str) -> Task:
+    """Make the task ``name`` of its options; ``where`` begins the text of an error.
+
+    Raises
+    ------
+    SuiteError
+        If the name, an option or its value is not allowed.
+    """
+    _require_known([name], TASKS, where, "task")
+    cls = TASKS[name]
+    checked = check_options(cls, options, where)
+    try:
+        task = cls(**checked)
+        task.provenance()  # reads the text of a text task
+    except (TypeError, ValueError, OSError) as error:
+        raise SuiteError(f"{where}: {_one_line(error)}") from error
+    return task
+
+
+def _check_engine(alias: str, table: dict[str, Any], source: str) -> tuple[str, dict[str, Any]]:
+    where = f"{source}: [engines.{alias}]"
+    name, options = _pop_name(table, "engine", ENGINES, where)
+    return name, check_options(ENGINES[name], options, where)
+
+
+def _pop_name(table: dict[str, Any], key: str, known: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    if key not in table:
+        raise SuiteError(f'{where}: the key {key} is missing, such as {key} = "{next(iter(known), "name")}"')
+    name = table[key]
+    if not isinstance(name, str):
+        raise SuiteError(f"{where}.{key}: a name in quotes is needed, not {name!r}")
+    _require_known([name], known, where, key)
+    return name, {option: value for option, value in table.items() if option != key}
+
+
+# --- Options of classes ---------------------------------------------------------------------------------
+
+
+def options_of(task: Task) -> dict[str, Any]:
+    """All options of a task, defaults included, as JSON values."""
+    fields = dataclasses.fields(typing.cast(Any, task))
+    options: dict[str, Any] = json.loads(
+        json.dumps({field.name: getattr(task, field.name) for field in fields if field.init})
+    )
+    return options
+
+
+def signature_of(cls: type[Any]) -> dict[str, inspect.Parameter]:
+    """The options of a task's or an engine's class: its keyword arguments."""
+    parameters = inspect.signature(cls).parameters
+    return {name: parameter for name, parameter in parameters.items() if name != "vocab"}
+
+
+def check_options(cls: type[Any], options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of a class with its defaults filled in, each checked against its annotation.
+
+    Raises
+    ------
+    SuiteError
+        If an option is unknown, missing or of another type.
+    """
+    parameters = signature_of(cls)
+    _require_known(options, parameters, where, f"option of {getattr(cls, 'name', cls.__name__)}")
+    hints = _hints(cls)
+    checked = {}
+    for name, parameter in parameters.items():
+        if name not in options:
+            if parameter.default is inspect.Parameter.empty:
+                raise SuiteError(f"{where}: the option {name} is missing")
+            checked[name] = parameter.default
+            continue
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(hints.get(name, Any))
+            checked[name] = adapter.validate_json(json.dumps(options[name]), strict=True)
+        except TypeError as error:  # a TOML date
+            raise SuiteError(f"{where}.{name}: {options[name]} is not a number, string, list or truth value") from error
+        except ValidationError as error:
+            problem = _pydantic_text(error.errors()[0]["msg"])
+            raise SuiteError(f"{where}.{name}: {options[name]!r} {problem}") from error
+    return checked
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
+
+
+# --- Messages -------------------------------------------------------------------------------------------
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` where a name is near, and the list of all names that there are."""
+    names = [str(one) for one in known]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} (known: {', '.join(names) or 'none'})" if near else f"{hint} known: {', '.join(names) or 'none'}"
+
+
+def _require_known(names: Iterable[str], known: Iterable[str], where: str, what: str) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise SuiteError(f"{where}: unknown {what} {name!r}{did_you_mean(name, known)}")
+
+
+def _pydantic_text(message: str) -> str:
+    return message.removeprefix("Input ").replace("should be", "must be")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first of pydantic's findings as one line, with the number of the others."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    if problem["type"] == "extra_forbidden":
+        text = f"unknown key{did_you_mean(str(problem['loc'][-1]), _model_at(model, problem['loc'][:-1]).model_fields)}"
+    elif problem["type"] == "missing":
+        text = "this key is missing"
+    elif problem["type"] == "too_short":
+        text = "must not be empty"
+    else:
+        text = f"{_pydantic_text(problem['msg'])}, not {problem['input']!r}"
+    others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: {text}{others}"
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model of the table that a location of a finding leads to: ``("cases", 0)`` → ``_Cases``."""
+    tables: dict[str, type[BaseModel]] = {"cases": _Cases, "statistics": _Statistics}
+    return tables.get(str(location[0]), model) if location else model
