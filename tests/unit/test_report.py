@@ -255,6 +255,26 @@ def test_every_series_has_its_own_colour_and_kinds_their_own_shape(summary):
     assert len(set(shapes.values())) == len(shapes)
 
 
+def test_configurations_are_in_the_order_of_their_numbers(summary):
+    styles = charts.engine_styles(summary.cells[::-1])
+    assert [engine for engine in styles if engine.startswith("bounded")] == [
+        "bounded-64",
+        "bounded-256",
+        "bounded-1024",
+    ]
+
+
+def test_negative_bits_are_drawn_at_the_edge_and_said(records):
+    some = copy.deepcopy(kept(records, name="prefix", kept=8)[:5])
+    assert "lower edge" not in charts.bits(summarise(some)).note
+    some[2]["result"]["bits_recalled"] = {"mean": -40.0, "sd": 1, "total": 1000, "low": -41.0, "high": -39.0}
+    chart = charts.bits(summarise(some))
+    assert "1 at the lower edge recalls less than 1 bit" in chart.note
+    drawn = [row for rows in chart.panels[0].data.values() for row in rows if "recalled" in row]
+    assert min(row["y"] for row in drawn) == 1
+    assert [row["recalled"] for row in drawn if row["y"] == 1] == ["-40 (95%: -41 to -39)"]
+
+
 def test_the_bound_line_passes_through_the_bounds_of_the_cells(summary):
     cells = [cell for cell in summary.cells if cell.task == "copy D=2 uniform" and cell.engine == "prefix-8"]
     line = {row["x"]: row["y"] for row in charts._bound_line(cells)}
@@ -398,6 +418,15 @@ def test_the_table_fits_100_columns_without_losing_a_number(records):
         "1",
     ]
     assert text.count("holds") == 3
+
+
+def test_seeds_are_told_apart_only_where_there_are_several(records):
+    one = kept(records, name="ngram", n=2)[:1]
+    other = copy.deepcopy(one)
+    other[0]["case"]["seed"] = 7
+    assert "seed" not in printed(one)
+    rows = [line.split() for line in printed([*other, *one]).splitlines() if "/1000" in line]
+    assert [row[-7] for row in rows] == ["0", "7"]
 
 
 def test_unknown_bits_are_a_dash(records):

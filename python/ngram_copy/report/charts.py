@@ -29,6 +29,8 @@ from ngram_copy.report.summary import Cell, Proportion, Repeats, Summary, number
 
 Row = dict[str, Any]
 
+_PLAIN = "format(datum.value, ',')"  # logarithmic axes would say 2e+1
+
 CROWD = 6
 """Engines on one task beyond which each kind of them has a panel of its own."""
 
@@ -107,33 +109,34 @@ def bits(summary: Summary) -> Chart | Missing:
         return Missing(key, title, "accuracy records of a task whose source is known (bits_recalled is not null)")
     cells = [cell for cell, _ in known]
     styles = engine_styles(cells)
-    rows = [
-        {**_cell_row(cell), "x": cell.state_bits, "y": mean, "low": low, "high": high}
-        for cell, (mean, low, high) in known
-    ]
-    top = 1.7 * max(max(row["x"], row["high"]) for row in rows)
-    left = 0.55 * min(row["x"] for row in rows)
-    least = min(row["low"] for row in rows)
-    bottom = 0.55 * least if least > 0 else 1.5 * least
-    law = [{"x": x, "y": x, "top": top} for x in _symlog_steps(left, top)]
-    middle = _unsymlog(_symlog(left) + 0.6 * (_symlog(top) - _symlog(left)))
+    floor = min(1.0, *(cell.state_bits for cell in cells))
+    rows = []
+    for cell, (mean, *interval) in known:
+        low, high = (max(end, floor) for end in interval)
+        rows.append({**_cell_row(cell), "x": cell.state_bits, "y": max(mean, floor), "low": low, "high": high})
+    left, right = 0.6 * min(row["x"] for row in rows), 1.7 * max(row["x"] for row in rows)
+    bottom, top = floor / 1.4, 3 * max(row["high"] for row in rows)
+    begin, end = max(left, bottom), min(right, top)
+    law = [{"x": x, "y": x, "top": top} for x in (begin, end)]
+    middle = begin ** (1 / 3) * end ** (2 / 3)
     texts = [
         {"x": left, "y": top, "text": "impossible: more than the state holds"},
         {"x": middle, "y": middle, "text": "the law: E[B] ≤ b"},
     ]
-    # Both scales are alike, so the slope of the diagonal on the screen follows from the plot's sides.
-    rise, run = (_symlog(top) - _symlog(low) for low in (bottom, left))
+    # The slope of the diagonal on the screen follows from the plot's sides and the decades along them.
+    rise, run = math.log(top / bottom), math.log(right / left)
     angle = alt.ExprRef(f"-atan2(height / {rise:.4f}, width / {run:.4f}) * 180 / PI")
 
-    def axis(channel: Any, name: str, low: float, title: str) -> Any:
-        scale = alt.Scale(type="symlog", constant=1, domain=[low, top], nice=False)
-        ticks = alt.Axis(values=_decades(low, top), labelExpr="format(datum.value, ',')")
+    def axis(channel: Any, name: str, low: float, high: float, title: str) -> Any:
+        scale = alt.Scale(type="log", domain=[low, high], nice=False)
+        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+        ticks = alt.Axis(values=[10.0**power for power in powers], labelExpr=_PLAIN)
         return channel(f"{name}:Q", title=title, scale=scale, axis=ticks)
 
-    x = axis(alt.X, "x", left, "bits of state at the cut, b")
+    x = axis(alt.X, "x", left, right, "bits of state at the cut, b")
 
     def y(name: str) -> Any:
-        return axis(alt.Y, name, bottom, "bits recalled, E[B]")
+        return axis(alt.Y, name, bottom, top, "bits recalled, E[B]")
 
     data = Data()
     line = data.base(law).encode(x=x, y=y("y"))
@@ -147,26 +150,14 @@ def bits(summary: Summary) -> Chart | Missing:
         points.mark_rule(strokeWidth=1.5).encode(y=y("low"), y2="high:Q"),
         points.mark_point(filled=True, size=70).encode(y=y("y"), shape=_shape(styles), tooltip=_CELL_TIPS),
     ]
-    note = "One point for each task, engine and length, with its 95% interval; both axes are logarithmic beyond 1 bit."
+    note = "One point for each task, engine, length and seed, with its 95% interval."
+    sunk = sum(mean < floor for _, (mean, *_) in known)
+    if sunk:
+        note += (
+            f" {sunk} at the lower edge recall{'s' if sunk == 1 else ''} less than {number(floor)} bit, or a negative "
+            "number: sure of wrong tokens, worse than the source alone."
+        )
     return Chart(key, title, sentences.bits(cells), note, [Panel("", layers, data)], styles, height=460, columns=1)
-
-
-def _symlog(value: float) -> float:
-    return math.copysign(math.log1p(abs(value)), value)
-
-
-def _unsymlog(value: float) -> float:
-    return math.copysign(math.expm1(abs(value)), value)
-
-
-def _symlog_steps(low: float, high: float, steps: int = 40) -> list[float]:
-    begin, end = _symlog(low), _symlog(high)
-    return [low, *(_unsymlog(begin + (end - begin) * step / steps) for step in range(1, steps)), high]
-
-
-def _decades(low: float, high: float) -> list[float]:
-    powers = [10.0**power for power in range(math.ceil(math.log10(max(-low, high, 1.0))) + 1)]
-    return [value for value in (*(-p for p in reversed(powers)), 0.0, *powers) if low <= value <= high]
 
 
 # --- (b) whole strings against length -------------------------------------------------------------------
@@ -320,13 +311,14 @@ def _table_row(cell: Cell, series: str, name: str) -> Row:
 
 
 def _closed_forms(cells: Sequence[Cell], labels: dict[str, str], name: str, steps: int = 32) -> list[Row]:
-    """Theory's lines for copies of uniform strings, from the smallest to the largest table."""
+    """Theory's lines for copies of uniform strings, for each series of several sizes."""
     sizes = [cell.engine_options["slots"] for cell in cells]
     low, high = min(sizes), max(sizes)
     slots = sorted({round(low * (high / low) ** (step / steps)) for step in range(steps + 1)})
     rows = []
     for label, cell in {labels[cell.case_id]: cell for cell in cells}.items():
-        if (cell.task_options["name"], cell.task_options.get("source")) != ("copy", "uniform"):
+        several = len({c.engine_options["slots"] for c in cells if labels[c.case_id] == label}) > 1
+        if not several or (cell.task_options["name"], cell.task_options.get("source")) != ("copy", "uniform"):
             continue
         keys = round(cell.diagnostics.get("insertions", 0) / cell.strings.total)
         for m in slots if keys else []:
@@ -390,7 +382,7 @@ def _opacity(full: float) -> Any:
 def _log_x(values: Sequence[float], title: str, base: int = 10) -> alt.X:
     """A logarithmic axis with a tick at each value, if the values span more than a factor of 4."""
     low, high = min(values), max(values)
-    axis = alt.Axis(values=sorted(set(values)), format=",", labelOverlap="greedy", grid=False)
+    axis = alt.Axis(values=sorted(set(values)), labelExpr=_PLAIN, labelOverlap="greedy", labelSeparation=5, grid=False)
     if high <= 4 * low:
         return alt.X("x:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=12))
     return alt.X("x:Q", title=title, axis=axis, scale=alt.Scale(type="log", base=base, padding=12, nice=False))

@@ -46,7 +46,7 @@ def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequen
     sections = {chart.key: (chart.title, _chart(chart)) for chart in charts}
     if summary.cells:
         rows = [cell_row(cell) for cell in summary.cells]
-        sections["cells"] = ("All cells", _table(CELL_HEADINGS, rows, {2, 3, 4, 5, 6, 7, 8, 9}))
+        sections["cells"] = ("All cells", _table(CELL_HEADINGS, rows, set(range(2, 11))))
     if summary.repeats:
         rows = [repeat_row(row) for row in summary.repeats]
         sections["statistics"] = ("Repeats of n-grams", _table(REPEAT_HEADINGS, rows, set(range(1, 8))))

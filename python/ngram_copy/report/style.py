@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ngram_copy.report.summary import Cell
+from ngram_copy.report.summary import Cell, natural
 
 # After Okabe and Ito's palette for the colour-blind, dark enough for lines on white.
 HUES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#8c6d00", "#56677a")
@@ -24,7 +24,8 @@ class Style:
 
 def engine_styles(cells: Sequence[Cell]) -> dict[str, Style]:
     """A hue and a shape for each kind of engine, a shade for each configuration of it."""
-    return shaded_styles({cell.engine: cell.family for cell in cells})
+    ordered = sorted(cells, key=lambda cell: natural(cell.engine_options))
+    return shaded_styles({cell.engine: cell.family for cell in ordered})
 
 
 def shaded_styles(groups: Mapping[str, str]) -> dict[str, Style]:

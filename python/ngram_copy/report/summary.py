@@ -173,7 +173,7 @@ def _labels(configurations: Iterable[Options]) -> dict[str, str]:
         for full, options in group.items():
             parts = [
                 option(key, value)
-                for key, value in options.items()
+                for key, value in sorted(options.items(), key=lambda item: (item[0] not in _SHORT, item[0]))
                 if key != "name" and value is not None and (key in _ALWAYS or len(values[key]) > 1)
             ]
             labels[full] = " ".join([name, *parts])
@@ -198,12 +198,12 @@ def option(key: str, value: Any) -> str:
 
 def full_label(options: Options) -> str:
     """A task or engine with all its options, as Python would write the call."""
-    return f"{options['name']}({', '.join(f'{k}={v!r}' for k, v in options.items() if k != 'name')})"
+    return f"{options['name']}({', '.join(f'{k}={v!r}' for k, v in sorted(options.items()) if k != 'name')})"
 
 
-def _natural(options: Options) -> tuple[Any, ...]:
+def natural(options: Options) -> tuple[Any, ...]:
     """Sort key: the name, then options with numbers by their value."""
-    rest = [(k, 0, v, "") if isinstance(v, (int, float)) else (k, 1, 0, str(v)) for k, v in options.items()]
+    rest = [(k, 0, v, "") if isinstance(v, (int, float)) else (k, 1, 0, str(v)) for k, v in sorted(options.items())]
     return (str(options["name"]), rest)
 
 
@@ -244,10 +244,10 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
             task = tasks[full_label(case["task"])] if case.get("task") else ""
             engine = engines[full_label(case["engine"])] if case.get("engine") else ""
             if record["kind"] == "accuracy":
-                order = (_natural(case["task"]), _natural(case["engine"]), case["length"], case["seed"])
+                order = (natural(case["task"]), natural(case["engine"]), case["length"], case["seed"])
                 cells.append((order, _cell(record, task, engine)))
             elif record["kind"] == "statistic":
-                order = (_natural(case["task"]), case["n"], case["length"], case["seed"])
+                order = (natural(case["task"]), case["n"], case["length"], case["seed"])
                 repeats.append((order, _repeats(record, task)))
             elif record["kind"] == "error":
                 message = f"{result['error']}: {result['message']}"

@@ -57,7 +57,8 @@ def _table(title: str) -> Table:
 def _cells(cells: Sequence[Cell]) -> Table:
     found = _table("Accuracy (whole strings with 95% interval; bits at the cut)")
     found.add_column("engine", min_width=16, overflow="fold")
-    for name in ("L", "strings", "95%", "tokens", "recalled", "state", "bound"):
+    seeds = len({cell.seed for cell in cells}) > 1
+    for name in ("L", *(["seed"] if seeds else []), "strings", "95%", "tokens", "recalled", "state", "bound"):
         found.add_column(name, justify="right", no_wrap=True)
     for task, rows in groupby(cells, lambda cell: cell.task):
         found.add_section()
@@ -67,6 +68,7 @@ def _cells(cells: Sequence[Cell]) -> Table:
             found.add_row(
                 "" if cell.engine == before else f"  {cell.engine}",
                 f"{cell.length}",
+                *([f"{cell.seed}"] if seeds else []),
                 cell.strings.count,
                 f"{cell.strings.low:.2f}–{cell.strings.high:.2f}",
                 percent(cell.tokens.value),

@@ -56,7 +56,7 @@ def _above(found: Mapping[str, Any]) -> Verdict:
     least = (
         f"; least for {min(engines, key=engines.__getitem__)}, corrected for {len(engines)} engines" if engines else ""
     )
-    test = "an exact one-sided test of each engine over all its cells"
+    test = "exact one-sided tests of each engine over all its cells"
     text = f"{_cells(found)} with a bound below 1, {test}: p = {p:.3g}{least}"
     return Verdict(claim, p > THRESHOLD, text)
 
