@@ -120,7 +120,7 @@ def bits(summary: Summary) -> Chart | Missing:
     law = [{"x": x, "y": x, "top": top} for x in (begin, end)]
     middle = begin ** (1 / 3) * end ** (2 / 3)
     texts = [
-        {"x": left, "y": top, "text": "impossible: more than the state holds"},
+        {"x": left, "y": top, "text": "impossible: E[B] > b"},
         {"x": middle, "y": middle, "text": "the law: E[B] ≤ b"},
     ]
     # The slope of the diagonal on the screen follows from the plot's sides and the decades along them.
@@ -414,6 +414,7 @@ def _cell_row(cell: Cell) -> Row:
         "recalled": recalled,
         "state": f"{number(cell.state_bits)} bits",
         "bound": "none" if cell.bound is None else f"{cell.bound:.3g}",
+        "token_bound": "none" if cell.token_bound is None else f"{cell.token_bound:.3g}",
     }
 
 
@@ -430,6 +431,7 @@ _CELL_TIPS = _tips(
     recalled="bits recalled",
     state="state at the cut",
     bound="bound for strings",
+    token_bound="bound for tokens",
 )
 _TABLE_TIPS = [*_tips(load="slots in use", collisions="collisions"), *_CELL_TIPS]
 

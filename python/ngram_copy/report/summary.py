@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMA = "ngram-copy/1"
+from ngram_copy.results import SCHEMA
 
 Options = Mapping[str, Any]
 
@@ -63,8 +63,8 @@ class Cell:
         Mean bits of state at the cut.
     h_min : float or None
         Min-entropy of the answer in bits.
-    bound : float or None
-        Upper bound of P(whole string correct).
+    bound, token_bound : float or None
+        Upper bounds of P(whole string correct) and of the share of tokens right.
     diagnostics : mapping
         Counts over all strings, as the engine gave them.
     """
@@ -84,6 +84,7 @@ class Cell:
     state_bits: float
     h_min: float | None
     bound: float | None
+    token_bound: float | None
     diagnostics: Mapping[str, Any]
     data_hash: str
 
@@ -285,6 +286,7 @@ def _cell(record: Mapping[str, Any], task: str, engine: str) -> Cell:
         state_bits=float(result["state_bits"]),
         h_min=result["h_min"],
         bound=result["string_bound"],
+        token_bound=result.get("token_bound"),
         diagnostics=result.get("diagnostics", {}),
         data_hash=result["data_hash"],
     )
