@@ -142,7 +142,7 @@ def _report(folder: Path, out: Path, *, quiet: bool, as_json: bool = False) -> b
     with user_errors(ResultsError):
         records = read(folder)
     verdicts = score.verdicts(records)
-    with user_errors(OSError):
+    with user_errors(OSError, ValueError, ImportError):
         paths = reporting.write(records, out, verdicts=verdicts)
     if as_json:
         print_json({name: str(path) for name, path in paths.items()})
