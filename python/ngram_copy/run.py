@@ -248,22 +248,23 @@ def _fit(case: Case, engine: Engine, threads: int, on_progress: Progress) -> sco
     if first_example(case.task, case.length, case.seed).log2_p is None:
         on_progress(examples)
         return None
-    predicted, answers = [], []
+    predicted, answers, log2_p = [], [], []
     for batch in _batches(case, "fit", examples, threads):
         prediction = engine.predict(batch, threads=threads)
-        if prediction.log2_q is not None:
+        if prediction.log2_q is not None or batch.log2_p is None:
             on_progress(examples)
             return None
         predicted.append(prediction.tokens)
         answers.append(batch.answers())
+        log2_p.append(batch.log2_p)
         on_progress(len(batch))
-    return score.Smoothing.fit(_stack(predicted), _stack(answers), case.task.vocab.size + 1)
+    return score.Smoothing.fit(_stack(predicted, -1), _stack(answers, -1), _stack(log2_p, 0))
 
 
-def _stack(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Rows of several widths under one another, filled with -1 on the right."""
+def _stack(parts: Sequence[NDArray[Any]], fill: int) -> NDArray[Any]:
+    """Rows of several widths under one another, filled on the right."""
     width = max(part.shape[1] for part in parts)
-    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-1) for part in parts])
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts])
 
 
 def _check_free(case: Case, engine: Engine) -> tuple[int, int, float]:

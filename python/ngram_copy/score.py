@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,10 +62,10 @@ def exact_match(tokens: Tokens, answers: Tokens) -> Match:
     return Match((right | ~used).all(axis=1), (right & used).sum(axis=1))
 
 
-def _same_shape(tokens: Tokens, answers: Tokens) -> None:
-    if tokens.shape != answers.shape or tokens.ndim != 2:
+def _same_shape(values: NDArray[Any], answers: Tokens) -> None:
+    if values.shape != answers.shape or answers.ndim != 2:
         raise ValueError(
-            f"tokens and answers must have the same shape (batch, answer_len), not {tokens.shape} and {answers.shape}"
+            f"tokens, log2_p and answers must be of one shape (batch, answer_len), not {values.shape}, {answers.shape}"
         )
 
 
@@ -74,15 +73,15 @@ def _same_shape(tokens: Tokens, answers: Tokens) -> None:
 class Smoothing:
     """Probabilities for engines that emit hard tokens.
 
-    At position t of the answer an engine that predicts a token gives it ``1 - ε_t`` and each of the other V - 1
-    outcomes ``ε_t/(V - 1)``; without a prediction all V are equally likely. V = D + 1: the data tokens and the end.
+    Where an engine emits the token ŷ at position t of the answer, ``q(y) = (1 - ε_t)·[y = ŷ] + ε_t·p(y | past)``: it is
+    believed but for a share ε_t, which falls back on the source, as all does where it emits none. So silence recalls
+    nothing, and a slip costs log2 1/ε_t bits.
 
     Fitted on other strings than those scored, this is a predictor in its own right: given the state, its probabilities
     sum to 1, so that E[B] <= b holds for it, the p-values of ``bits_recalled_p_value`` are valid, and the mean of B
     estimates its E[B] without bias. As an estimate of what the state holds it errs downwards: an ε_t fitted on N
-    strings costs about 1/(2N·ln 2) bits a position, one ε_t covers strings in which the engine is certain and others in
-    which it guesses, and all positions are charged for the possible end. Fitted on the strings scored it would err
-    upwards by about the same 1/(2N·ln 2) bits a position: do not.
+    strings costs about 1/(2N·ln 2) bits a position, and one ε_t covers strings in which the engine is certain and
+    others in which it guesses. Fitted on the strings scored it would err upwards by about the same: do not.
 
     Attributes
     ----------
@@ -90,41 +89,23 @@ class Smoothing:
         ε_t.
     pooled : float
         ε over all positions: used where the strings of the fit had no prediction, or no such position.
-    outcomes : int
-        V.
     """
 
     error: NDArray[np.float64]
     pooled: float
-    outcomes: int
 
     @classmethod
-    def fit(cls, tokens: Tokens, answers: Tokens, outcomes: int) -> Smoothing:
-        """Fit ``ε_t = (errors + 1/2)/(predictions + 1)`` at each position.
+    def fit(cls, tokens: Tokens, answers: Tokens, log2_p: NDArray[np.float64]) -> Smoothing:
+        """Fit ``ε_t = (errors + 1/2)/(predictions + 1)/(1 - p̄_t)``, at most 1, at each position.
+
+        p̄_t is the mean probability of the tokens there: what a guess would hit anyway.
 
         Parameters
         ----------
         tokens, answers : ndarray of int64, shape (strings, answer_len)
             Predictions (-1: none) and answers (filled with -1) of strings that will not be scored: the split "fit".
-        outcomes : int
-            V = D + 1, at least 2.
-
-        Raises
-        ------
-        ValueError
-            If the shapes differ or ``outcomes`` < 2.
-        """
-        _same_shape(tokens, answers)
-        if outcomes < 2:
-            raise ValueError(f"outcomes must be at least 2, not {outcomes}")
-        predicted = (tokens >= 0) & (answers >= 0)
-        predictions = predicted.sum(axis=0)
-        errors = (predicted & (tokens != answers)).sum(axis=0)
-        pooled = float((errors.sum() + 0.5) / (predictions.sum() + 1))
-        return cls(np.where(predictions > 0, (errors + 0.5) / (predictions + 1), pooled), pooled, outcomes)
-
-    def log2_q(self, tokens: Tokens, answers: Tokens) -> NDArray[np.float64]:
-        """log2 of the probability of each true token, 0 beyond an answer's end: shape (batch, answer_len).
+        log2_p : ndarray of float64, shape (strings, answer_len)
+            Of the answers' tokens under their source.
 
         Raises
         ------
@@ -132,14 +113,37 @@ class Smoothing:
             If the shapes differ.
         """
         _same_shape(tokens, answers)
+        _same_shape(log2_p, answers)
+        predicted = (tokens >= 0) & (answers >= 0)
+        predictions = predicted.sum(axis=0)
+        errors = (predicted & (tokens != answers)).sum(axis=0)
+        chance = np.where(predicted, np.exp2(log2_p), 0.0).sum(axis=0)
+        pooled = float(_error(errors.sum(), predictions.sum(), chance.sum()))
+        return cls(np.where(predictions > 0, _error(errors, predictions, chance), pooled), pooled)
+
+    def bits(self, tokens: Tokens, answers: Tokens, log2_p: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``log2 q - log2 p`` of each true token, 0 beyond an answer's end: shape (batch, answer_len).
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ.
+        """
+        _same_shape(tokens, answers)
+        _same_shape(log2_p, answers)
         length = answers.shape[1]
         error = np.full(length, self.pooled)
         error[: len(self.error)] = self.error[:length]
-        right, wrong = np.log2(1 - error), np.log2(error / (self.outcomes - 1))
-        log2_q = np.where(tokens == answers, right, wrong)
-        log2_q[tokens < 0] = -math.log2(self.outcomes)
-        log2_q[answers < 0] = 0.0
-        return log2_q
+        right = np.log2((1 - error) * np.exp2(-log2_p) + error)
+        bits = np.where(tokens == answers, right, np.log2(error))
+        return np.where((tokens >= 0) & (answers >= 0), bits, 0.0)
+
+
+def _error(errors: Any, predictions: Any, chance: Any) -> NDArray[np.float64]:
+    """ε from counts of errors and predictions and the summed probability of the tokens that were to be predicted."""
+    missed = np.maximum(predictions - chance, 0.5) / np.maximum(predictions, 1)
+    error: NDArray[np.float64] = np.minimum((errors + 0.5) / (predictions + 1) / missed, 1.0)
+    return error
 
 
 def bits_recalled(
@@ -153,8 +157,8 @@ def bits_recalled(
         Its ``log2_q`` are used where it has them, else its tokens, smoothed.
     answers : ndarray of int64, shape (batch, answer_len)
         Filled with -1 on the right.
-    log2_p : ndarray of float64, shape (batch,)
-        Of the answers under their source.
+    log2_p : ndarray of float64, shape (batch, answer_len)
+        Of the answers' tokens under their source.
     smoothing : Smoothing, optional
         Fitted on other strings; not needed where the engine gives probabilities.
 
@@ -168,17 +172,16 @@ def bits_recalled(
     ValueError
         If hard tokens come without a smoothing, or shapes differ.
     """
+    _same_shape(log2_p, answers)
     if prediction.log2_q is not None:
         _same_shape(prediction.tokens, answers)
-        log2_q = np.where(answers >= 0, prediction.log2_q, 0.0)
+        bits = np.where(answers >= 0, prediction.log2_q - log2_p, 0.0)
     elif smoothing is not None:
-        log2_q = smoothing.log2_q(prediction.tokens, answers)
+        bits = smoothing.bits(prediction.tokens, answers, log2_p)
     else:
         raise ValueError("the engine emits hard tokens: bits recalled need a smoothing, fitted on other strings")
-    if log2_p.shape != answers.shape[:1]:
-        raise ValueError(f"log2_p must have shape {answers.shape[:1]}, not {log2_p.shape}")
-    bits: NDArray[np.float64] = log2_q.sum(axis=1) - log2_p
-    return bits
+    total: NDArray[np.float64] = bits.sum(axis=1)
+    return total
 
 
 ErrorClass = Literal["correct", "jump", "stop", "skip", "none", "other"]

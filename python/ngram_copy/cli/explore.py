@@ -121,7 +121,7 @@ def show_example(
         screen.print("\nlog2 p  unknown: no bound is shown for this task")
     else:
         bits = "unknown" if batch.h_min is None else f"{batch.h_min:.2f} bits"
-        screen.print(f"\nlog2 p  {batch.log2_p[0]:.2f}   H_min  {bits}")
+        screen.print(f"\nlog2 p  {batch.log2_p[0].sum():.2f}   H_min  {bits}")
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _example(task: Task, batch: Batch) -> dict[str, Any]:
         "tokens": batch.tokens[0, :end].tolist(),
         "cut": int(batch.cut[0]),
         "answer": int(batch.answer[0]),
-        "log2_p": None if batch.log2_p is None else float(batch.log2_p[0]),
+        "log2_p": None if batch.log2_p is None else float(batch.log2_p[0].sum()),
         "h_min": batch.h_min,
     }
 

@@ -85,9 +85,10 @@ class Batch:
         Index of the first token after the cut.
     answer : ndarray of int64, shape (batch,)
         Index of the first token of the answer; ``cut`` where there is no query.
-    log2_p : ndarray of float64, shape (batch,), or None
-        log2 probability of each answer under the task's source, given what is revealed after the cut
-        and the length; None where the source is unknown.
+    log2_p : ndarray of float64, shape (batch, answer_len), or None
+        log2 probability of each token of the answer under the task's source, given the answer before it,
+        what is revealed after the cut, and the length (so the end has probability 1); 0 beyond an answer's
+        end. None where the source is unknown.
     h_min : float or None
         Min-entropy of the answer in bits: no answer is likelier than 2^-h_min.
     """

@@ -24,8 +24,8 @@ def copy_batch(
     ----------
     strings : ndarray of uint32, shape (batch, length)
     vocab : VocabularySpec
-    log2_p : ndarray of float64, shape (batch,), or None
-        Of the strings; the end adds nothing, as the length is known.
+    log2_p : ndarray of float64, shape (batch, length), or None
+        Of the strings' tokens; the end adds nothing, as the length is known.
     h_min : float or None
     """
     count, length = strings.shape
@@ -36,6 +36,8 @@ def copy_batch(
     tokens[:, length + 2 : -1] = strings
     tokens[:, -1] = vocab.eos
     marks = np.full(count, length + 2, dtype=np.int64)
+    if log2_p is not None:
+        log2_p = np.pad(log2_p, ((0, 0), (0, 1)))
     return Batch(tokens, np.full(count, 2 * length + 3, dtype=np.int64), marks, marks, log2_p, h_min)
 
 

@@ -76,8 +76,8 @@ class PhoneBook(TextTask):
         tokens = np.full((count, int(lengths.max())), vocab.pad, dtype=np.uint32)
         for row, values in enumerate(rows):
             tokens[row, : len(values)] = values
-        h_min = self.digits * float(np.log2(10))
-        return Batch(tokens, lengths, cut, answer_at, np.full(count, -h_min), h_min)
+        log2_p = np.full((count, self.digits), -np.log2(10))
+        return Batch(tokens, lengths, cut, answer_at, log2_p, -float(log2_p[0].sum()))
 
     def oracle(self, prompt: NDArray[np.uint32], query: NDArray[np.uint32]) -> list[int]:
         key = self.decode(query)

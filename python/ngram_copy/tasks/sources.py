@@ -22,7 +22,7 @@ class Source(ABC):
 
     @abstractmethod
     def log2_p(self, strings: NDArray[np.uint32]) -> NDArray[np.float64]:
-        """log2 probability of each row, shape (batch,)."""
+        """log2 probability of each token given those before it, shape (batch, length)."""
 
     @abstractmethod
     def h_min(self, length: int) -> float:
@@ -39,7 +39,7 @@ class Uniform(Source):
         return sample.uniform(seed, stream, start, count, length, self.vocab_size, threads=threads)
 
     def log2_p(self, strings: NDArray[np.uint32]) -> NDArray[np.float64]:
-        return np.full(len(strings), -self.h_min(strings.shape[1]))
+        return np.full(strings.shape, -np.log2(self.vocab_size))
 
     def h_min(self, length: int) -> float:
         return length * float(np.log2(self.vocab_size))
@@ -57,8 +57,8 @@ class Zipf(Source):
         return sample.zipf(seed, stream, start, count, length, self.vocab_size, exponent=self.exponent, threads=threads)
 
     def log2_p(self, strings: NDArray[np.uint32]) -> NDArray[np.float64]:
-        total: NDArray[np.float64] = self._log2[strings].sum(axis=1)
-        return total
+        log2_p: NDArray[np.float64] = self._log2[strings]
+        return log2_p
 
     def h_min(self, length: int) -> float:
         return -length * float(self._log2.max())
@@ -89,11 +89,11 @@ class Markov(Source):
         )
 
     def log2_p(self, strings: NDArray[np.uint32]) -> NDArray[np.float64]:
+        log2_p = np.full(strings.shape, -np.log2(self.vocab_size))
         before, after = strings[:, :-1], strings[:, 1:]
         taken = self._successors[before] == after[..., None]
-        steps = np.where(taken, self._log2[before], -np.inf).max(axis=-1, initial=-np.inf)
-        total: NDArray[np.float64] = steps.sum(axis=1)
-        return total - (np.log2(self.vocab_size) if strings.shape[1] else 0.0)
+        log2_p[:, 1:] = np.where(taken, self._log2[before], -np.inf).max(axis=-1, initial=-np.inf)
+        return log2_p
 
     def h_min(self, length: int) -> float:
         if length == 0:
