@@ -140,7 +140,7 @@ def test_stream_id():
         == int.from_bytes(hashlib.sha256(_field(b"scopy") + _field(b"stest") + _field(b"i3")).digest()[:8], "little")
         >> 1
     )
-    with pytest.raises(TypeError, match=r"names must be strings or integers, got 1\.5"):
+    with pytest.raises(TypeError, match=r"names must be strings or integers, not 1\.5"):
         sample.stream_id(1.5)  # type: ignore[arg-type]
 
 
@@ -156,46 +156,46 @@ def stream_ids_are_distinct(*names):
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: sample.uniform(-1, 0, 0, 1, 1, 2), ValueError, r"seed must be 0 to 2\^64 - 1, got -1"),
+        (lambda: sample.uniform(-1, 0, 0, 1, 1, 2), ValueError, r"seed must be 0 to 2\^64 - 1, not -1"),
         (
             lambda: sample.uniform(0, 2**64, 0, 1, 1, 2),
             ValueError,
-            r"stream must be 0 to 2\^64 - 1, got 18446744073709551616",
+            r"stream must be 0 to 2\^64 - 1, not 18446744073709551616",
         ),
-        (lambda: sample.uniform(0, 0, -1, 1, 1, 2), ValueError, r"start must be 0 to 2\^63 - 1, got -1"),
-        (lambda: sample.uniform(0, 0, 0, -1, 1, 2), ValueError, "count must be 0 to .*, got -1"),
-        (lambda: sample.uniform(0, 0, 0, 1, -1, 2), ValueError, "seq_len must be 0 to .*, got -1"),
-        (lambda: sample.uniform(0, 0, 0, 1, 1, 0), ValueError, "vocab_size must be 1 to 4294967296, got 0"),
-        (lambda: sample.uniform(0, 0, 0, 1, 1, 2**32 + 1), ValueError, "vocab_size .* got 4294967297"),
-        (lambda: sample.uniform(0, 0, 0, 1, 1, 2.0), TypeError, r"vocab_size must be an integer, got 2\.0"),
-        (lambda: sample.uniform(0, 0, 0, 1, 1, 2, threads=0), ValueError, "threads must be 1 to .*, got 0"),
+        (lambda: sample.uniform(0, 0, -1, 1, 1, 2), ValueError, r"start must be 0 to 2\^63 - 1, not -1"),
+        (lambda: sample.uniform(0, 0, 0, -1, 1, 2), ValueError, "count must be 0 to .*, not -1"),
+        (lambda: sample.uniform(0, 0, 0, 1, -1, 2), ValueError, "seq_len must be 0 to .*, not -1"),
+        (lambda: sample.uniform(0, 0, 0, 1, 1, 0), ValueError, "vocab_size must be 1 to 2\\^32, not 0"),
+        (lambda: sample.uniform(0, 0, 0, 1, 1, 2**32 + 1), ValueError, "vocab_size .* not 4294967297"),
+        (lambda: sample.uniform(0, 0, 0, 1, 1, 2.0), TypeError, r"vocab_size must be an integer, not 2\.0"),
+        (lambda: sample.uniform(0, 0, 0, 1, 1, 2, threads=0), ValueError, "threads must be 1 to .*, not 0"),
         (
             lambda: sample.uniform(0, 0, 2**62, 1, 4, 2),
             ValueError,
-            r"at most 2\^63, got start = 4611686018427387904",
+            r"at most 2\^63, not start = 4611686018427387904",
         ),
         (
             lambda: sample.zipf(0, 0, 0, 1, 1, 2, -1.0),
             ValueError,
-            "exponent must be finite and at least 0, got -1",
+            "exponent must be finite and at least 0, not -1",
         ),
-        (lambda: sample.zipf_counts(2**24 + 1), ValueError, r"vocab_size must be 1 to 2\^24, got 16777217"),
+        (lambda: sample.zipf_counts(2**24 + 1), ValueError, r"vocab_size must be 1 to 2\^24, not 16777217"),
         (
             lambda: sample.markov(0, 0, 0, 1, 1, 3, 4),
             ValueError,
-            r"branching must be 1 to vocab_size \(3\), got 4",
+            r"branching must be 1 to vocab_size \(3\), not 4",
         ),
-        (lambda: sample.markov_chain(2**22, 8), ValueError, r"at most 2\^24, got 33554432"),
-        (lambda: sample.distinct(0, 0, 0, 1, 4, 3), ValueError, "k must be 0 to 3, got 4"),
+        (lambda: sample.markov_chain(2**22, 8), ValueError, r"at most 2\^24, not 33554432"),
+        (lambda: sample.distinct(0, 0, 0, 1, 4, 3), ValueError, "k must be 0 to 3, not 4"),
         (
             lambda: sample.integers(0, 0, 0, 1, 5, 5),
             ValueError,
-            "low must be less than high, got low = 5, high = 5",
+            "low must be less than high, not low = 5, high = 5",
         ),
         (
             lambda: sample.integers(0, 0, 0, 1, 0, 2**63),
             ValueError,
-            "high must be .*, got 9223372036854775808",
+            "high must be .*, not 9223372036854775808",
         ),
     ],
 )
@@ -207,10 +207,10 @@ def test_bad_arguments(call, error, text):
 @pytest.mark.parametrize(
     ("out", "error", "text"),
     [
-        ([[0]], TypeError, "out must be an array of uint32, got list"),
-        (np.empty((1, 1), np.int32), TypeError, "out must be an array of uint32, got int32"),
-        (np.empty((1, 1), ">u4"), TypeError, "out must be an array of uint32, got >u4"),
-        (np.empty((2, 1), np.uint32), ValueError, r"out must have shape \(1, 1\), got \(2, 1\)"),
+        ([[0]], TypeError, "out must be an array of uint32, not list"),
+        (np.empty((1, 1), np.int32), TypeError, "out must be an array of uint32, not int32"),
+        (np.empty((1, 1), ">u4"), TypeError, "out must be an array of uint32, not >u4"),
+        (np.empty((2, 1), np.uint32), ValueError, r"out must have shape \(1, 1\), not \(2, 1\)"),
         (np.broadcast_to(np.uint32(0), (1, 1)), ValueError, "out must be C-contiguous, writeable"),
     ],
 )

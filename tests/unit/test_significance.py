@@ -147,7 +147,7 @@ def test_bits_recalled_are_evidence_that_no_machine_gathers_unduly():
         p = rng.dirichlet(np.full(8, rng.uniform(0.5, 2)))
         states = rng.integers(0, 3, 8)
         q = rng.dirichlet(np.full(8, rng.uniform(0.5, 2)), size=3)[states, np.arange(8)]
-        bits = score.bits_recalled(Prediction(answers, log2_q=np.log2(q)[:, None]), answers, np.log2(p))
+        bits = score.bits_recalled(Prediction(answers, log2_q=np.log2(q)[:, None]), answers, np.log2(p)[:, None])
         e = float(p @ 2.0 ** (bits - math.log2(3)))
         largest = max(largest, e)
         assert e <= 1 + 1e-12

@@ -16,7 +16,7 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ngram_copy.theory._arguments import distribution, integer, real
+from ngram_copy._arguments import integer, real
 from ngram_copy.theory.significance import Estimate, wilson_interval
 from ngram_copy.theory.tables import log_all_distinct
 
@@ -140,7 +140,7 @@ def p_ngram_union_bound(
     if probabilities is None:
         d = integer("vocab_size", 1 if vocab_size is None else vocab_size, 1)
         return float(min(1.0, math.comb(windows, 2) * 2.0 ** (-n * math.log2(d))))
-    p = distribution(probabilities)
+    p = _distribution(probabilities)
     logs = np.log(p[p > 0])
 
     def log_power_sum(k: int) -> float:
@@ -217,7 +217,7 @@ def p_ngram_monte_carlo(
     samples = integer("samples", samples, 1)
     if (vocab_size is None) == (probabilities is None):
         raise ValueError("give either vocab_size (uniform tokens) or probabilities")
-    p = None if probabilities is None else distribution(probabilities)
+    p = None if probabilities is None else _distribution(probabilities)
     d = len(p) if p is not None else integer("vocab_size", vocab_size or 0, 1)
     repeats = 0
     rows = max(1, 2**20 // max(1, length))
@@ -339,3 +339,15 @@ def construction_sizes(
     matrices = d_model * (2 * tokens + 2 * n * e + 2 * d_mlp + 2 * n * e + 2 * m)
     biases = tokens + (d_mlp if snapping else 0)
     return ConstructionSizes((n, 1), m, d_model, d_mlp, (e, n * e), matrices + biases)
+
+
+def _distribution(values: ArrayLike) -> NDArray[np.float64]:
+    """Return ``values`` as probabilities, shape (vocab_size,), that sum to 1."""
+    p = np.asarray(values, dtype=np.float64)
+    if p.ndim != 1 or p.size == 0:
+        raise ValueError(f"probabilities must be one row of numbers, not an array of shape {p.shape}")
+    total = float(p.sum())
+    if not (p.min() >= 0 and abs(total - 1) <= 1e-6):
+        raise ValueError(f"probabilities must be >= 0 and sum to 1; the least is {p.min()}, their sum {total}")
+    normalised: NDArray[np.float64] = p / total
+    return normalised

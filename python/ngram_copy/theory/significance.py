@@ -11,7 +11,7 @@ from typing import NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ngram_copy.theory._arguments import integer, real
+from ngram_copy._arguments import integer, real
 
 
 class Estimate(NamedTuple):

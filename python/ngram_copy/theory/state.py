@@ -11,7 +11,7 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ngram_copy.theory._arguments import integer, real
+from ngram_copy._arguments import integer, real
 
 
 def string_bound(state_bits: float, h_min: float) -> float:

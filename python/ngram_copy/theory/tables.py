@@ -12,7 +12,7 @@ from typing import Literal, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from ngram_copy.theory._arguments import integer
+from ngram_copy._arguments import integer
 
 Eviction = Literal["keep_first", "overwrite"]
 
