@@ -21,6 +21,16 @@ KINDS = ("accuracy", "statistic", "training", "timing", "error")
 
 _SHAPE: dict[str, type] = {"case_id": str, "kind": str, "case": dict, "result": dict}
 
+_CELL = ("suite", "task", "length", "seed", "examples")
+_FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "accuracy": {
+        "case": (*_CELL, "engine"),
+        "result": ("data_hash", "strings", "tokens", "bits_recalled", "state_bits", "h_min", "string_bound"),
+    },
+    "statistic": {"case": (*_CELL, "statistic", "n"), "result": ("data_hash", "windows", "p")},
+    "error": {"case": (), "result": ("error", "message")},
+}
+
 Record = dict[str, Any]
 """``{schema, case_id, kind, case, result, environment, artifacts}``."""
 
@@ -140,6 +150,10 @@ def _parse(path: Path, number: int, line: bytes, *, last: bool = False) -> Recor
             raise ResultsError(f"{where}: the key {key!r} is missing or is not a {kind.__name__}")
     if record["kind"] not in KINDS:
         raise ResultsError(f"{where}: kind {record['kind']!r} is none of {', '.join(KINDS)}")
+    for part, fields in _FIELDS.get(record["kind"], {}).items():
+        for field in fields:
+            if field not in record[part]:
+                raise ResultsError(f"{where}: a record of kind {record['kind']!r} lacks {part}.{field}")
     return record
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from ngram_copy.cli import compare, explore, rank, run
+from ngram_copy.cli import compare, explore, rank, run, stats
 from ngram_copy.cli.console import UserError, complain, version
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ for command, name in (
     (explore.list_all, "list"),
     (explore.show_example, "show-example"),
     (explore.theory, "theory"),
+    (stats.stats, "stats"),
 ):
     app.command(name)(command)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,14 +62,20 @@ class Corpus:
 def standard_library_files() -> tuple[Path, list[Path]]:
     """The folder of Python's standard library and its sources, without tests and installed packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    return root, [p for p in _walk(root) if p.suffix == ".py" and not _NOT_LIBRARY & set(p.relative_to(root).parts)]
+    return root, [path for path in _walk(root, _NOT_LIBRARY) if path.suffix == ".py"]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder in a fixed order, hidden ones left out."""
-    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+def _walk(folder: Path, left_out: Collection[str] = ()) -> list[Path]:
+    """Files below a folder in a fixed order; what is hidden and folders of the names ``left_out`` are not entered."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in left_out]
+        found += [path for name in files if not name.startswith(".") and (path := Path(parent, name)).is_file()]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def text_files(path: str | Path | None) -> tuple[Path, list[Path]]:
@@ -88,7 +95,7 @@ def text_files(path: str | Path | None) -> tuple[Path, list[Path]]:
         raise FileNotFoundError(f"no such file or folder: {root}")
     if root.is_file():
         return root.parent, [root]
-    files = list(_walk(root))
+    files = _walk(root)
     if not files:
         raise ValueError(f"the folder {root} holds no files (hidden ones are left out)")
     return root, files
@@ -129,8 +136,13 @@ def read_corpus(path: str | None, unit: str) -> Corpus:
         tokens = np.frombuffer(text, dtype=np.uint8).astype(np.uint32)
         return Corpus(tokens, 256, len(files), len(text), sha256, None)
     numbers: dict[bytes, int] = {}
-    ids = [numbers.setdefault(word, len(numbers)) for content in contents for word in _WORD.findall(content)]
-    return Corpus(np.array(ids, dtype=np.uint32), len(numbers), len(files), len(text), sha256, tuple(numbers))
+    tokens = np.concatenate([number_words(content, numbers) for content in contents])
+    return Corpus(tokens, len(numbers), len(files), len(text), sha256, tuple(numbers))
+
+
+def number_words(content: bytes, numbers: dict[bytes, int]) -> NDArray[np.uint32]:
+    """The words of a text as numbers, shape (words,); new words are added to ``numbers``."""
+    return np.array([numbers.setdefault(word, len(numbers)) for word in _WORD.findall(content)], dtype=np.uint32)
 
 
 @dataclass(frozen=True)

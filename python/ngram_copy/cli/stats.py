@@ -1,0 +1,145 @@
+"""``stats``: the n-grams of real text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ngram_copy.cli.console import UserError, plural, print_json, stderr, stdout, table, user_errors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LENGTHS = [16, 64, 256, 1024, 4096, 16384, 65536]
+_PIECE = 2**22
+
+
+def stats(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files and folders; hidden files are left out.")],
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Length of the n-grams.")] = 4,
+    lengths: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--lengths",
+            "-L",
+            min=1,
+            metavar="L",
+            help="Length of a window; may be given again.",
+            show_default="16, 64 … 65536",
+        ),
+    ] = None,
+    words: Annotated[bool, typer.Option("--words", help="Count words, not bytes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
+) -> None:
+    """Count the n-grams of text, and the windows in which one repeats.
+
+    A window of L tokens in which an n-gram repeats is one that the n-gram
+    copier of that n cannot copy. Every window of the text is counted; files are
+    read one after another in the order of their names.
+
+    [bold]Examples[/bold]
+
+      ngram-copy stats some_folder --n 4
+
+      ngram-copy stats book.txt --n 3 --words --lengths 100 --lengths 1000
+
+      ngram-copy stats src docs -n 8 --json
+    """
+    from ngram_copy import ngram, theory
+
+    tokens, found = _read(paths, words)
+    if len(tokens) < n:
+        raise UserError(f"the text has {plural(len(tokens), 'token')}, too few for a {n}-gram")
+    counts = ngram.ngram_statistics(tokens, n=n)
+    chosen = sorted({length for length in lengths or _LENGTHS if length <= len(tokens)})
+    if not chosen:
+        raise UserError(f"the text has {plural(len(tokens), 'token')}: no window is so long; choose shorter --lengths")
+    windows = ngram.repeat_windows(tokens, n=n, lengths=chosen)
+    found |= {
+        "n": n,
+        "ngrams": counts.total,
+        "distinct": counts.distinct,
+        "repeated": counts.repeated,
+        "windows": [
+            {
+                "length": length,
+                "repeating": repeating,
+                "total": len(tokens) - length + 1,
+                "p": repeating / (len(tokens) - length + 1),
+                "p_uniform": theory.p_ngram_poisson(length, n, found["vocab_size"]),
+            }
+            for length, repeating in zip(chosen, windows, strict=True)
+        ],
+    }
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+def _read(paths: Sequence[Path], words: bool) -> tuple[NDArray[Any], dict[str, Any]]:
+    """All files as one row of tokens, and what was read."""
+    import numpy as np
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ngram_copy.tasks.text import number_words, text_files
+
+    with user_errors(ValueError, OSError):
+        files = [file for path in paths for file in text_files(path)[1]]
+        total = sum(file.stat().st_size for file in files)
+    if not total:
+        raise UserError(f"nothing to read: {'it is' if len(files) == 1 else 'all files are'} empty")
+    screen = stderr()
+    numbers: dict[bytes, int] = {}
+    parts = []
+    columns = TextColumn("reading"), BarColumn(), DownloadColumn(), TextColumn("left"), TimeRemainingColumn()
+    with (
+        Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar,
+        user_errors(OSError),
+    ):
+        task = bar.add_task("", total=total)
+        for file in files:
+            for piece in _pieces(file.read_bytes()):
+                parts.append(number_words(piece, numbers) if words else np.frombuffer(piece, dtype=np.uint8))
+                bar.advance(task, len(piece))
+    return np.concatenate(parts), {
+        "files": len(files),
+        "bytes": total,
+        "unit": "words" if words else "bytes",
+        "tokens": sum(map(len, parts)),
+        "vocab_size": len(numbers) if words else 256,
+    }
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    """A text in pieces of some megabytes, cut where a word ends and a line too."""
+    start = 0
+    while start < len(content):
+        end = content.find(b"\n", start + _PIECE)
+        while end > 0 and content[end - 1 : end].isspace():
+            end = content.find(b"\n", end + 1)
+        end = end if end > 0 else len(content)
+        yield content[start:end]
+        start = end
+
+
+def _show(found: dict[str, Any]) -> None:
+    screen = stdout()
+    gram = f"{found['n']}-gram"
+    read = f"{plural(found['files'], 'file')}, {plural(found['bytes'], 'byte')}"
+    different = f" ({found['vocab_size']:,} different)" if found["unit"] == "words" else ""
+    screen.print(f"{read}: {found['tokens']:,} {found['unit']}{different}")
+    share = found["distinct"] / found["ngrams"]
+    screen.print(
+        f"{plural(found['ngrams'], gram)}: {found['distinct']:,} distinct ({share:.1%}), "
+        f"{found['repeated']:,} of these occur more than once\n"
+    )
+    columns = ("L", "windows", "with a repeat", "P(repeat)", "if uniform")
+    shown = table(*columns, right=columns)
+    for row in found["windows"]:
+        p, uniform = f"{row['p']:.4f}", f"{row['p_uniform']:.2g}"
+        shown.add_row(f"{row['length']:,}", f"{row['total']:,}", f"{row['repeating']:,}", p, uniform)
+    screen.print(shown)
