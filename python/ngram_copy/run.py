@@ -339,8 +339,7 @@ def _statistic(case: Case, threads: int, on_progress: Progress) -> dict[str, Any
     for batch in _batches(case, "test", case.examples, threads):
         data.update(batch)
         for prompt in batch.prompts():
-            text = prompt[prompt < case.task.vocab.size]
-            found = ngram.ngram_statistics(text, case.n)
+            found = ngram.ngram_statistics(prompt[1:-1], case.n)
             repeating += found.distinct < found.total
             distinct += found.distinct
         on_progress(len(batch))

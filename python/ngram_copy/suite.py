@@ -39,6 +39,7 @@ class SuiteError(ValueError):
 _Lengths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 _Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 _Examples = Annotated[int, Field(ge=2)]  # an interval needs two
+_Alias = Annotated[str, Field(pattern=r"^[^/\s]+$")]  # parts of a case's name
 _Names = Annotated[list[str], Field(min_length=1)]
 
 
@@ -65,8 +66,8 @@ class _Statistics(_Entry):
 class _File(_Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
-    tasks: dict[str, dict[str, Any]] = {}
-    engines: dict[str, dict[str, Any]] = {}
+    tasks: dict[_Alias, dict[str, Any]] = {}
+    engines: dict[_Alias, dict[str, Any]] = {}
     cases: list[_Cases] = []
     statistics: list[_Statistics] = []
 
@@ -135,6 +136,8 @@ class Case:
             batch = first_example(self.task, self.length, self.seed)
             if self.kind == "accuracy":
                 self.engine().state_bits(batch.prompts())
+            elif (batch.tokens[0, 1 : batch.cut[0] - 1] >= self.task.vocab.size).any():
+                raise ValueError(f"the prompts of {self.task.name} are not one string")
         except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
             raise SuiteError(f"the case {self.name} cannot run: {error}") from error
 

@@ -204,6 +204,7 @@ def test_one_case_under_two_names_is_refused():
         ("n = 3", "n = 2001-01-01", r"\[engines\.trigrams\]\.n: 2001-01-01 is not a number"),
         ("n = 3", "n = nan", r"\[engines\.trigrams\]\.n: nan "),
         ('source = "uniform"', 'source = "uniforn"', r"\[tasks\.bits\]: .*'uniforn'"),
+        ("[tasks.letters]", '[tasks."a/b"]', r"tasks\.a/b\.\[key\]: String must match pattern"),
         ("lengths = [4, 8]", "lengths = []", r"cases\[0\]\.lengths: must not be empty"),
         ("lengths = [4, 8]", "lengths = 4", r"cases\[0\]\.lengths: must be a valid list, not 4"),
         ("lengths = [4, 8]", "lengths = [4, 0]", r"cases\[0\]\.lengths\[1\]: .* 1, not 0"),
@@ -242,6 +243,12 @@ def test_a_missing_text_is_refused():
 def test_an_impossible_length_names_the_case():
     case = parse(TEXT.replace('task = "copy"\nvocab_size = 26', 'task = "duplicate_ngram"\nn = 3')).cases()[0]
     with pytest.raises(SuiteError, match=r"the case letters/trigrams/4/0 cannot run: .*length must be at least 8"):
+        case.check()
+
+
+def test_a_statistic_needs_one_string():
+    case = parse(TEXT.replace('task = "copy"\nvocab_size = 26', 'task = "prefix_lookup"')).cases()[-1]
+    with pytest.raises(SuiteError, match=r"letters/repeats-2/8/0 cannot run: the prompts of prefix_lookup are not one"):
         case.check()
 
 

@@ -70,13 +70,13 @@ def run(
         every = loaded.cases(seed)
     chosen = _choose(every, only or [])
     out = out or Path("results") / loaded.name
-    if verify:
-        with user_errors(SuiteError, runner.VerificationError, ValueError):
-            count = sum(1 for _ in runner.verify(chosen))
-        screen.print(f"{plural(count, 'set')} of examples (task, length, seed) agree with the oracle.")
     with user_errors(SuiteError):
         for case in chosen:
             case.check()
+    if verify:
+        with user_errors(runner.VerificationError):
+            count = sum(1 for _ in runner.verify(chosen))
+        screen.print(f"{plural(count, 'set')} of examples (task, length, seed) agree with the oracle.")
     with user_errors(ResultsError, OSError):
         done, writer = runner.open_results(out, loaded, every, resume=resume)
     finished = {record["case_id"] for record in done}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _LENGTHS = [16, 64, 256, 1024, 4096, 16384, 65536]
 _PIECE = 2**22
+_END_OF_WORD = re.compile(rb"\S(?=\s)")
 
 
 def stats(
@@ -52,11 +54,11 @@ def stats(
 
     tokens, found = _read(paths, words)
     if len(tokens) < n:
-        raise UserError(f"the text has {plural(len(tokens), 'token')}, too few for a {n}-gram")
+        raise UserError(f"the text has {len(tokens):,} {found['unit']}, too few for a {n}-gram")
     counts = ngram.ngram_statistics(tokens, n=n)
     chosen = sorted({length for length in lengths or _LENGTHS if length <= len(tokens)})
     if not chosen:
-        raise UserError(f"the text has {plural(len(tokens), 'token')}: no window is so long; choose shorter --lengths")
+        raise UserError(f"the text has {len(tokens):,} {found['unit']}: no window is so long; choose shorter --lengths")
     windows = ngram.repeat_windows(tokens, n=n, lengths=chosen)
     found |= {
         "n": n,
@@ -115,13 +117,11 @@ def _read(paths: Sequence[Path], words: bool) -> tuple[NDArray[Any], dict[str, A
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:
-    """A text in pieces of some megabytes, cut where a word ends and a line too."""
+    """A text in pieces of some megabytes, cut where a word ends."""
     start = 0
     while start < len(content):
-        end = content.find(b"\n", start + _PIECE)
-        while end > 0 and content[end - 1 : end].isspace():
-            end = content.find(b"\n", end + 1)
-        end = end if end > 0 else len(content)
+        cut = _END_OF_WORD.search(content, start + _PIECE)
+        end = cut.end() if cut else len(content)
         yield content[start:end]
         start = end
 

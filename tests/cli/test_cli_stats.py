@@ -1,0 +1,81 @@
+"""``stats``: its counts are those of a Python dict."""
+
+import json
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from ngram_copy.cli import stats
+from ngram_copy.tasks.text import number_words, read_corpus
+
+WORDS = ["she", "sells", "sea", "shells", "by", "the", "shore,", "(so)", "  ", "\n", "\n\n", "é"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two files in folders of their own, an empty one, and a hidden one."""
+    random.seed(1)
+    for name, size in (("a.txt", 700), ("sub/b.txt", 400), ("c.txt", 0), (".hidden", 100)):
+        path = tmp_path / "text" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(" ".join(random.choice(WORDS) for _ in range(size)))
+    return tmp_path / "text"
+
+
+@pytest.mark.parametrize("unit", ["bytes", "words"])
+@pytest.mark.parametrize("n", [1, 3, 6])
+def test_counts_are_those_of_a_dict(cli, folder, unit, n):
+    outcome = cli("stats", folder, "--n", n, "-L", 8, "-L", 50, "--json", *(["--words"] if unit == "words" else []))
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    found = json.loads(outcome.out)
+    tokens = read_corpus(str(folder), unit).tokens.tolist()
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    counts = Counter(grams)
+    assert found["files"] == 3
+    assert found["bytes"] == sum(path.stat().st_size for path in folder.rglob("*.txt"))
+    assert found["tokens"] == len(tokens)
+    assert found["ngrams"] == len(grams)
+    assert found["distinct"] == len(counts)
+    assert found["repeated"] == sum(count > 1 for count in counts.values())
+    for row, length in zip(found["windows"], (8, 50), strict=True):
+        windows = [grams[i : i + length - n + 1] for i in range(len(tokens) - length + 1)]
+        repeating = sum(len(set(window)) < len(window) for window in windows)
+        assert row["length"] == length
+        assert (row["repeating"], row["total"]) == (repeating, len(windows))
+        assert row["p"] == repeating / len(windows)
+
+
+def test_what_is_printed(cli, folder):
+    outcome = cli("stats", folder, "-n", 4)
+    assert outcome.code == 0
+    found = json.loads(cli("stats", folder, "-n", 4, "--json").out)
+    assert f"{found['distinct']:,} distinct" in outcome.out
+    assert "P(repeat)" in outcome.out
+    assert [row["length"] for row in found["windows"]] == [16, 64, 256, 1024, 4096]
+
+
+def test_several_paths(cli, folder):
+    found = json.loads(cli("stats", folder / "a.txt", folder / "sub", "--json").out)
+    assert found["files"] == 2
+    assert found["tokens"] == json.loads(cli("stats", folder, "--json").out)["tokens"]
+
+
+def test_a_text_too_short(bad, tmp_path):
+    (tmp_path / "short").write_text("abc")
+    assert "the text has 3 bytes, too few for a 4-gram" in bad("stats", tmp_path / "short")
+    assert "no window is so long" in bad("stats", tmp_path / "short", "-n", 2, "-L", 10)
+
+
+def test_a_large_file_in_pieces_has_the_same_words(monkeypatch, folder):
+    monkeypatch.setattr(stats, "_PIECE", 50)
+    content = (folder / "a.txt").read_bytes() + b"\n\n\n end\n"
+    pieces = list(stats._pieces(content))
+    assert b"".join(pieces) == content
+    assert len(pieces) > 20
+    whole, numbers = {}, {}
+    parts = [number_words(piece, numbers) for piece in pieces]
+    assert np.array_equal(np.concatenate(parts), number_words(content, whole))
+    assert numbers == whole
