@@ -441,7 +441,7 @@ def _require_known(names: Iterable[str], known: Iterable[str], where: str, what:
 
 
 def _pydantic_text(message: str) -> str:
-    return message.removeprefix("Input ").replace("should be", "must be")
+    return message.removeprefix("Input ").replace("should ", "must ")
 
 
 def _one_line(error: Exception) -> str:
