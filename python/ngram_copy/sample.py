@@ -50,7 +50,7 @@ def stream_id(*names: str | int) -> int:
     sha = hashlib.sha256()
     for name in names:
         if not isinstance(name, str | int) or isinstance(name, bool):
-            raise TypeError(f"names must be strings or integers, got {name!r}")
+            raise TypeError(f"names must be strings or integers, not {name!r}")
         text = (f"s{name!s}" if isinstance(name, str) else f"i{name:d}").encode()
         sha.update(len(text).to_bytes(8, "little") + text)
     return int.from_bytes(sha.digest()[:8], "little") >> 1
@@ -283,8 +283,8 @@ def _output(count: int, width: int, dtype: type[_Scalar], out: NDArray[_Scalar] 
 
 def _check_out(out: Any, shape: tuple[int, int], dtype: DTypeLike) -> None:
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        raise TypeError(f"out must be an array of {np.dtype(dtype)}, got {getattr(out, 'dtype', type(out).__name__)}")
+        raise TypeError(f"out must be an array of {np.dtype(dtype)}, not {getattr(out, 'dtype', type(out).__name__)}")
     if out.shape != shape:
-        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+        raise ValueError(f"out must have shape {shape}, not {out.shape}")
     if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
         raise ValueError("out must be C-contiguous, writeable and aligned")

@@ -157,7 +157,7 @@ fn check_rows(rows: Rows, row_len: usize, items: usize, threads: usize) -> Resul
     if end > 1 << 63 {
         let start = rows.start;
         return Err(Error::value(format!(
-            "(start + count) * row length must be at most 2^63, got start = {start} and rows of {row_len}"
+            "(start + count) * row length must be at most 2^63, not start = {start} and rows of {row_len}"
         )));
     }
     Ok(rows.start * row_len as u64)
@@ -166,7 +166,7 @@ fn check_rows(rows: Rows, row_len: usize, items: usize, threads: usize) -> Resul
 fn check_vocab_size(vocab_size: u64, most: u64) -> Result<()> {
     if vocab_size == 0 || vocab_size > most {
         let power = most.ilog2();
-        return Err(Error::value(format!("vocab_size must be 1 to 2^{power}, got {vocab_size}")));
+        return Err(Error::value(format!("vocab_size must be 1 to 2^{power}, not {vocab_size}")));
     }
     Ok(())
 }
@@ -240,7 +240,7 @@ impl Categorical {
         check_vocab_size(counts.len() as u64, MAX_TABLE)?;
         let sum: u128 = counts.iter().map(|&count| u128::from(count)).sum();
         if sum != u128::from(TOTAL) {
-            return Err(Error::value(format!("counts must sum to 2^32, got a sum of {sum}")));
+            return Err(Error::value(format!("counts must sum to 2^32, not a sum of {sum}")));
         }
         let bits = counts.len().next_power_of_two().ilog2().max(1);
         let share = TOTAL >> bits;
@@ -290,7 +290,7 @@ impl Categorical {
 pub fn zipf_counts(vocab_size: u64, exponent: f64) -> Result<Vec<u64>> {
     check_vocab_size(vocab_size, MAX_TABLE)?;
     if !(exponent.is_finite() && exponent >= 0.0) {
-        return Err(Error::value(format!("exponent must be finite and at least 0, got {exponent}")));
+        return Err(Error::value(format!("exponent must be finite and at least 0, not {exponent}")));
     }
     let mut cumulative = Vec::with_capacity(vocab_size as usize);
     let mut sum = 0.0;
@@ -333,11 +333,11 @@ impl Markov {
     pub fn new(seed: u64, vocab_size: u64, branching: u64) -> Result<Self> {
         check_vocab_size(vocab_size, MAX_TABLE)?;
         if branching == 0 || branching > vocab_size {
-            return Err(Error::value(format!("branching must be 1 to vocab_size ({vocab_size}), got {branching}")));
+            return Err(Error::value(format!("branching must be 1 to vocab_size ({vocab_size}), not {branching}")));
         }
         if vocab_size * branching > MAX_TABLE {
             let product = vocab_size * branching;
-            return Err(Error::value(format!("vocab_size * branching must be at most 2^24, got {product}")));
+            return Err(Error::value(format!("vocab_size * branching must be at most 2^24, not {product}")));
         }
         let width = branching as usize;
         let rows = Rows { seed, stream: 0, start: 0 };
@@ -411,7 +411,7 @@ impl Markov {
 /// Rows of `k` distinct values in `0..high`, in random order: every ordered choice is equally likely.
 pub fn distinct(rows: Rows, k: usize, high: u64, threads: usize, out: &mut [u64]) -> Result<()> {
     if k as u64 > high {
-        return Err(Error::value(format!("k must be at most high ({high}): no more values are distinct, got {k}")));
+        return Err(Error::value(format!("k must be at most high ({high}): no more values are distinct, not {k}")));
     }
     check_rows(rows, k, out.len(), threads)?;
     let keystream = Keystream::new(rows, Kind::Distinct, k, high);
@@ -426,7 +426,7 @@ pub fn distinct(rows: Rows, k: usize, high: u64, threads: usize, out: &mut [u64]
 /// One uniform integer in `low..high` for each row.
 pub fn integers(rows: Rows, low: i64, high: i64, threads: usize, out: &mut [i64]) -> Result<()> {
     if low >= high {
-        return Err(Error::value(format!("low must be less than high, got low = {low}, high = {high}")));
+        return Err(Error::value(format!("low must be less than high, not low = {low}, high = {high}")));
     }
     check_rows(rows, 1, out.len(), threads)?;
     let range = high.wrapping_sub(low) as u64;

@@ -200,20 +200,20 @@ fn golden_values() {
 fn bad_values_are_named() {
     let check = |result: ngram_copy_core::Result<()>, text: &str| assert_eq!(result.unwrap_err().to_string(), text);
     let mut out = [0; 4];
-    check(sample::uniform(ROWS, 2, 0, 1, &mut out), "vocab_size must be 1 to 2^32, got 0");
-    check(sample::uniform(ROWS, 2, TOTAL + 1, 1, &mut out), "vocab_size must be 1 to 2^32, got 4294967297");
+    check(sample::uniform(ROWS, 2, 0, 1, &mut out), "vocab_size must be 1 to 2^32, not 0");
+    check(sample::uniform(ROWS, 2, TOTAL + 1, 1, &mut out), "vocab_size must be 1 to 2^32, not 4294967297");
     check(sample::uniform(ROWS, 3, 2, 1, &mut out), "4 items are not a whole number of rows of 3");
     check(
         sample::uniform(Rows { start: (1 << 62) - 1, ..ROWS }, 2, 2, 1, &mut out),
-        "(start + count) * row length must be at most 2^63, got start = 4611686018427387903 and rows of 2",
+        "(start + count) * row length must be at most 2^63, not start = 4611686018427387903 and rows of 2",
     );
-    check(sample::zipf_counts(5, f64::NAN).map(drop), "exponent must be finite and at least 0, got NaN");
-    check(sample::zipf_counts(1 << 25, 1.0).map(drop), "vocab_size must be 1 to 2^24, got 33554432");
-    check(Categorical::new(&[1, 2]).map(drop), "counts must sum to 2^32, got a sum of 3");
-    check(Markov::new(0, 3, 4).map(drop), "branching must be 1 to vocab_size (3), got 4");
+    check(sample::zipf_counts(5, f64::NAN).map(drop), "exponent must be finite and at least 0, not NaN");
+    check(sample::zipf_counts(1 << 25, 1.0).map(drop), "vocab_size must be 1 to 2^24, not 33554432");
+    check(Categorical::new(&[1, 2]).map(drop), "counts must sum to 2^32, not a sum of 3");
+    check(Markov::new(0, 3, 4).map(drop), "branching must be 1 to vocab_size (3), not 4");
     check(
         sample::distinct(ROWS, 4, 3, 1, &mut [0; 4]),
-        "k must be at most high (3): no more values are distinct, got 4",
+        "k must be at most high (3): no more values are distinct, not 4",
     );
-    check(sample::integers(ROWS, 3, 3, 1, &mut [0; 2]), "low must be less than high, got low = 3, high = 3");
+    check(sample::integers(ROWS, 3, 3, 1, &mut [0; 2]), "low must be less than high, not low = 3, high = 3");
 }
