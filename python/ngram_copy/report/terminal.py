@@ -55,48 +55,48 @@ def _table(title: str) -> Table:
 
 
 def _cells(cells: Sequence[Cell]) -> Table:
-    found = _table("Accuracy (whole strings with 95% interval; bits at the cut)")
-    found.add_column("engine", min_width=16, overflow="fold")
-    seeds = len({cell.seed for cell in cells}) > 1
-    for name in ("L", *(["seed"] if seeds else []), "strings", "95%", "tokens", "recalled", "state", "bound"):
+    """A row for each task and engine; the page has every cell, with its interval and seed."""
+    found = _table("Whole strings copied, in % of all of a length; bits at the longest length, and the most recalled")
+    found.add_column("engine", overflow="fold")
+    found.add_column("length:%", overflow="fold", ratio=1)
+    for name in ("state bits", "recalled"):
         found.add_column(name, justify="right", no_wrap=True)
-    for task, rows in groupby(cells, lambda cell: cell.task):
+    for task, of_task in groupby(cells, lambda cell: cell.task):
         found.add_section()
         found.add_row(Text(task, style="bold", overflow="fold"))
-        before = ""
-        for cell in rows:
+        for engine, group in groupby(of_task, lambda cell: cell.engine):
+            rows = list(group)
+            recalled = [cell.recalled[0] for cell in rows if cell.recalled is not None]
             found.add_row(
-                "" if cell.engine == before else f"  {cell.engine}",
-                f"{cell.length}",
-                *([f"{cell.seed}"] if seeds else []),
-                cell.strings.count,
-                f"{cell.strings.low:.2f}–{cell.strings.high:.2f}",
-                percent(cell.tokens.value),
-                "–" if cell.recalled is None else number(cell.recalled[0]),
-                number(cell.state_bits),
-                "–" if cell.bound is None else number(cell.bound),
+                f"  {engine}",
+                "  ".join(f"{length}:{_share(rows, length)}" for length in sorted({cell.length for cell in rows})),
+                number(max(rows, key=lambda cell: cell.length).state_bits),
+                number(max(recalled)) if recalled else "–",
             )
-            before = cell.engine
     return found
 
 
+def _share(cells: Sequence[Cell], length: int) -> str:
+    """Whole strings of a length over all seeds, in %."""
+    strings = [cell.strings for cell in cells if cell.length == length]
+    return _percent(sum(s.correct for s in strings) / sum(s.total for s in strings))
+
+
+def _percent(value: float) -> str:
+    return percent(value).removesuffix("%")
+
+
 def _repeats(summary: Summary) -> Table:
-    found = _table("Windows in which some n-gram repeats (95% interval; uniform tokens by formula)")
-    found.add_column("text", min_width=16, overflow="fold")
-    for name in ("n", "window", "repeating", "share", "95%", "union", "exact"):
-        found.add_column(name, justify="right", no_wrap=True)
-    for task, rows in groupby(summary.repeats, lambda row: row.task):
+    """A row for each text and n."""
+    found = _table("Windows in which some n-gram repeats, in %")
+    found.add_column("text", overflow="fold")
+    found.add_column("n", justify="right", no_wrap=True)
+    found.add_column("window:%", overflow="fold", ratio=1)
+    for task, of_task in groupby(summary.repeats, lambda row: row.task):
         found.add_section()
-        for place, row in enumerate(rows):
-            found.add_row(
-                task if place == 0 else "",
-                f"{row.n}",
-                f"{row.length}",
-                row.windows.count,
-                percent(row.windows.value),
-                f"{row.windows.low:.3f}–{row.windows.high:.3f}",
-                *("–" if value is None else f"{value:.2g}" for value in (row.union, row.exact)),
-            )
+        for n, group in groupby(of_task, lambda row: row.n):
+            shares = [f"{row.length}:{_percent(row.windows.value)}" for row in group]
+            found.add_row(task, f"{n}", "  ".join(shares))
     return found
 
 
