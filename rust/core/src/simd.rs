@@ -24,8 +24,35 @@ enum Set {
 pub trait Kernel {
     /// What the work gives back.
     type Output;
-    /// The work, as plain loops that the compiler vectorises.
-    fn run(self) -> Self::Output;
+    /// The work, as plain loops that the compiler vectorises for `isa`.
+    fn run<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// What an instruction set has that plain loops cannot say. A value of this type is proof that the machine has it.
+pub trait Isa: Copy {
+    /// Writes past the caches, where there is such an instruction: for outputs that are larger than the caches. Call
+    /// [`stream_fence`] after the last one.
+    fn stream(self, lines: &mut Lines, values: &[u64; LINES]);
+}
+
+/// Eight cache lines.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub struct Lines([u64; LINES]);
+
+/// Numbers in [`Lines`].
+pub const LINES: usize = 64;
+
+/// The part of a slice that is made of whole [`Lines`], and what lies before (less than a cache line) and after it.
+pub fn lines(values: &mut [u64]) -> (&mut [u64], &mut [Lines], &mut [u64]) {
+    // SAFETY: `Lines` are u64 without padding, and every value of them is valid.
+    unsafe { values.align_to_mut() }
+}
+
+/// The number of values before the first cache line that lies in the slice from its start.
+#[must_use]
+pub fn until_line(values: &[u64]) -> usize {
+    values.as_ptr().align_offset(64).min(values.len())
 }
 
 impl Level {
@@ -64,7 +91,7 @@ impl Level {
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Set::Baseline => kernel.run(),
+            Set::Baseline => kernel.run(Baseline(())),
             // SAFETY: a `Level` of this kind is only made by `available`, which has detected these features.
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => unsafe { run_avx2(kernel) },
@@ -73,77 +100,73 @@ impl Level {
             Set::Avx512 => unsafe { run_avx512(kernel) },
         }
     }
+}
 
-    /// Copies `source` to `target` past the caches (non-temporal stores where there are such), for outputs that are
-    /// larger than the caches. Call [`stream_fence`] after the last one. The lengths must be equal.
-    ///
-    /// Fastest where `target` starts at a multiple of 64 bytes: see [`until_aligned`].
-    #[inline]
-    pub fn stream(self, target: &mut [u64], source: &[u64]) {
+#[derive(Clone, Copy)]
+struct Baseline(());
+
+impl Isa for Baseline {
+    #[inline(always)]
+    fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {
         #[cfg(target_arch = "x86_64")]
-        match self.0 {
-            // SAFETY: `available` has detected AVX-512F.
-            Set::Avx512 => unsafe { stream_avx512(target, source) },
-            Set::Baseline | Set::Avx2 => stream_sse2(target, source),
+        for (to, from) in lines.0.as_chunks_mut::<2>().0.iter_mut().zip(values.as_chunks::<2>().0) {
+            use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
+            // SAFETY: SSE2 is part of x86-64; both arrays are 16 bytes long, and `to` is 16-byte aligned, as part of
+            // `Lines`.
+            unsafe { _mm_stream_si128(to.as_mut_ptr().cast(), _mm_loadu_si128(from.as_ptr().cast())) };
         }
         #[cfg(not(target_arch = "x86_64"))]
-        target.copy_from_slice(source);
+        {
+            lines.0 = *values;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl Isa for Avx2 {
+    #[inline(always)]
+    fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {
+        for (to, from) in lines.0.as_chunks_mut::<4>().0.iter_mut().zip(values.as_chunks::<4>().0) {
+            use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256};
+            // SAFETY: `self` is proof of AVX; both arrays are 32 bytes long, and `to` is 32-byte aligned.
+            unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())) };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Avx512(());
+
+#[cfg(target_arch = "x86_64")]
+impl Isa for Avx512 {
+    #[inline(always)]
+    fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {
+        for (to, from) in lines.0.as_chunks_mut::<8>().0.iter_mut().zip(values.as_chunks::<8>().0) {
+            use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
+            // SAFETY: `self` is proof of AVX-512F; both arrays are 64 bytes long, and `to` is 64-byte aligned.
+            unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) };
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi2")]
 fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run(Avx2(()))
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,bmi2")]
 fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run(Avx512(()))
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn stream_avx512(target: &mut [u64], source: &[u64]) {
-    use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
-    let head = until_aligned(target).min(source.len());
-    let (target_head, target) = target.split_at_mut(head);
-    let (source_head, source) = source.split_at(head);
-    target_head.copy_from_slice(source_head);
-    let (lines, target_tail) = target.as_chunks_mut::<8>();
-    let (source_lines, source_tail) = source.as_chunks::<8>();
-    for (line, from) in lines.iter_mut().zip(source_lines) {
-        // SAFETY: both arrays are 64 bytes long, and `line` is 64-byte aligned: the unaligned head was cut off.
-        unsafe { _mm512_stream_si512(line.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) };
-    }
-    target_tail.copy_from_slice(source_tail);
-}
-
-#[cfg(target_arch = "x86_64")]
-fn stream_sse2(target: &mut [u64], source: &[u64]) {
-    use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
-    let head = until_aligned(target).min(source.len());
-    let (target_head, target) = target.split_at_mut(head);
-    let (source_head, source) = source.split_at(head);
-    target_head.copy_from_slice(source_head);
-    let (pairs, target_tail) = target.as_chunks_mut::<2>();
-    let (source_pairs, source_tail) = source.as_chunks::<2>();
-    for (pair, from) in pairs.iter_mut().zip(source_pairs) {
-        // SAFETY: SSE2 is part of x86-64; both arrays are 16 bytes long, and `pair` is 16-byte aligned: the unaligned
-        // head was cut off.
-        unsafe { _mm_stream_si128(pair.as_mut_ptr().cast(), _mm_loadu_si128(from.as_ptr().cast())) };
-    }
-    target_tail.copy_from_slice(source_tail);
-}
-
-/// Number of elements before the first one that starts at a multiple of 64 bytes.
-#[must_use]
-pub fn until_aligned(values: &[u64]) -> usize {
-    (values.as_ptr() as usize).wrapping_neg() % 64 / 8
-}
-
-/// Orders the stores of [`Level::stream`] before everything that follows.
+/// Orders the stores of [`Isa::stream`] before everything that follows.
 #[inline]
 pub fn stream_fence() {
     #[cfg(target_arch = "x86_64")]

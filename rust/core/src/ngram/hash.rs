@@ -10,7 +10,7 @@
 //!
 //! Windows that differ in one token never collide. Tokens that are all multiples of 2^k leave 64 - k bits of the sum.
 
-use crate::simd::{self, Kernel, Level};
+use crate::simd::{self, Isa, Kernel, LINES, Level};
 use crate::{Error, Result, parallel};
 
 /// The largest n.
@@ -26,7 +26,7 @@ const FUSED: usize = 8;
 const BLOCK: usize = 512;
 
 /// Outputs of at least this many hashes are written past the caches.
-const STREAM: usize = 1 << 19;
+const STREAM: usize = 1 << 20;
 
 /// An integer type of token arrays; values are 0 to 2^32 - 1, and for `u64`, the type of symbols, also [`BOUNDARY`].
 pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
@@ -213,40 +213,45 @@ impl NgramHasher {
         })
     }
 
-    /// The hashes of a non-empty part on this thread, block by block.
+    /// The hashes of a non-empty part on this thread.
     fn hash_part<T: Token>(&self, tokens: &[T], out: &mut [u64], first: usize, seq_len: usize) -> Result<()> {
-        let overlap = self.n() - 1;
-        let stream = out.len() >= STREAM;
-        let mut buffer = [0; BLOCK];
-        let mut done = 0;
-        while done < out.len() {
-            // When streaming, all blocks but the first start at a cache line.
-            let aligned = if stream && done == 0 { BLOCK - 8 + simd::until_aligned(out) } else { BLOCK };
-            let len = aligned.min(out.len() - done);
-            let windows = &tokens[done..done + len + overlap];
-            validate_from(&windows[..len], first + done, seq_len)?;
-            let target = &mut out[done..done + len];
-            if stream {
-                let hashes = &mut buffer[..len];
-                self.hash_block(windows, hashes);
-                self.level.stream(target, hashes);
-            } else {
-                self.hash_block(windows, target);
-            }
-            done += len;
+        if out.len() < STREAM {
+            return self.hash_blocks(tokens, out, false, first, seq_len);
         }
-        if stream {
-            simd::stream_fence();
-        }
-        validate_from(&tokens[done..], first + done, seq_len)
+        let head = simd::until_line(out);
+        let (before, lines) = out.split_at_mut(head);
+        self.hash_blocks(&tokens[..head + self.n() - 1], before, false, first, seq_len)?;
+        let result = self.hash_blocks(&tokens[head..], lines, true, first + head, seq_len);
+        simd::stream_fence();
+        result
     }
 
-    /// The hashes of `out.len() + n - 1` valid tokens; for blocks that stay in the first-level cache.
-    pub(crate) fn hash_block<T: Token>(&self, tokens: &[T], out: &mut [u64]) {
+    /// The hashes of a part, block by block.
+    fn hash_blocks<T: Token>(
+        &self,
+        tokens: &[T],
+        out: &mut [u64],
+        stream: bool,
+        first: usize,
+        seq_len: usize,
+    ) -> Result<()> {
+        let rest = out.len();
+        for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+            let start = block * BLOCK;
+            let windows = &tokens[start..start + out.len() + self.n() - 1];
+            validate_from(&windows[..out.len()], first + start, seq_len)?;
+            self.hash_block(windows, out, stream);
+        }
+        validate_from(&tokens[rest..], first + rest, seq_len)
+    }
+
+    /// The hashes of `out.len() + n - 1` valid tokens; for blocks that stay in the first-level cache. With `stream` they
+    /// are written past the caches.
+    pub(crate) fn hash_block<T: Token>(&self, tokens: &[T], out: &mut [u64], stream: bool) {
         macro_rules! by_length {
             ($($n:literal)*) => {
                 match self.n() {
-                    $($n => self.level.run(Fused::<T, $n> { hasher: self, tokens, out }),)*
+                    $($n => self.level.run(Fused::<T, $n> { hasher: self, tokens, out, stream }),)*
                     _ => self.level.run(Long { hasher: self, tokens, out }),
                 }
             };
@@ -260,18 +265,30 @@ struct Fused<'a, T, const N: usize> {
     hasher: &'a NgramHasher,
     tokens: &'a [T],
     out: &'a mut [u64],
+    stream: bool,
 }
 
 impl<T: Token, const N: usize> Kernel for Fused<'_, T, N> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<I: Isa>(self, isa: I) {
         let offset = self.hasher.offset;
         let Some(coefficients) = self.hasher.coefficients.first_chunk::<N>() else { return };
-        for (hash, window) in self.out.iter_mut().zip(self.tokens.windows(N)) {
-            *hash = mix(dot(coefficients, window, offset));
+        if !self.stream {
+            return hash_windows(coefficients, offset, self.tokens, self.out);
         }
+        // Few lines at a time, so that the processor writes some while it computes the next.
+        let (head, middle, tail) = simd::lines(self.out);
+        let (head_tokens, mut tokens) = (self.tokens, &self.tokens[head.len()..]);
+        hash_windows(coefficients, offset, head_tokens, head);
+        for lines in middle {
+            let mut hashes = [0; LINES];
+            hash_windows(coefficients, offset, &tokens[..LINES + N - 1], &mut hashes);
+            isa.stream(lines, &hashes);
+            tokens = &tokens[LINES..];
+        }
+        hash_windows(coefficients, offset, tokens, tail);
     }
 }
 
@@ -286,7 +303,7 @@ impl<T: Token> Kernel for Long<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<I: Isa>(self, _: I) {
         self.out.fill(self.hasher.offset);
         let (eights, rest) = self.hasher.coefficients.as_chunks::<FUSED>();
         let mut tokens = self.tokens;
@@ -301,6 +318,13 @@ impl<T: Token> Kernel for Long<'_, T> {
         for hash in self.out {
             *hash = mix(*hash);
         }
+    }
+}
+
+#[inline(always)]
+fn hash_windows<T: Token, const N: usize>(coefficients: &[u64; N], offset: u64, tokens: &[T], out: &mut [u64]) {
+    for (hash, window) in out.iter_mut().zip(tokens.windows(N)) {
+        *hash = mix(dot(coefficients, window, offset));
     }
 }
 
