@@ -191,23 +191,35 @@ pub fn prefetch<T>(values: &[T], index: usize) {
     let _ = (values, index);
 }
 
+/// Types of which zero bytes are a value.
+pub trait Zero: sealed::Zero {}
+
+impl Zero for u32 {}
+impl Zero for u64 {}
+
+mod sealed {
+    pub trait Zero: Copy {}
+
+    impl Zero for u32 {}
+    impl Zero for u64 {}
+}
+
 /// `len` zeros that cost nothing until they are touched, in huge pages where the system grants them.
-pub fn zeroed(len: usize) -> Result<Vec<u64>> {
+pub fn zeroed<T: Zero>(len: usize) -> Result<Vec<T>> {
     use std::alloc::{Layout, alloc_zeroed};
     if len == 0 {
         return Ok(Vec::new());
     }
-    let too_large = || Error::memory(format!("cannot allocate a table of {len} slots of 8 bytes"));
-    let layout = Layout::array::<u64>(len).map_err(|_| too_large())?;
-    // SAFETY: the layout is not of size zero. (It aligns the pointer.)
-    #[allow(clippy::cast_ptr_alignment)]
-    let start = unsafe { alloc_zeroed(layout) }.cast::<u64>();
+    let too_large = || Error::memory(format!("cannot allocate a table of {len} times {} bytes", size_of::<T>()));
+    let layout = Layout::array::<T>(len).map_err(|_| too_large())?;
+    // SAFETY: the layout is not of size zero.
+    let start = unsafe { alloc_zeroed(layout) };
     if start.is_null() {
         return Err(too_large());
     }
-    advise_huge_pages(start.cast(), layout.size());
-    // SAFETY: `start` is from the global allocator with the layout of a slice of `len` u64, which are initialised (zero).
-    Ok(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, len)) }.into_vec())
+    advise_huge_pages(start, layout.size());
+    // SAFETY: `start` is from the global allocator with the layout of a slice of `len` values; zero bytes are valid ones.
+    Ok(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start.cast::<T>(), len)) }.into_vec())
 }
 
 /// Asks for huge pages under the part of an allocation that can have them.

@@ -130,6 +130,12 @@ impl NgramHasher {
         self.coefficients.len()
     }
 
+    /// Bytes held.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        self.coefficients.capacity() * size_of::<u64>()
+    }
+
     /// The number of n-grams in `seq_len` tokens.
     #[must_use]
     pub fn count(&self, seq_len: usize) -> usize {

@@ -119,7 +119,6 @@ impl Index {
     /// The first slot on the path of a hash that is empty or has its tag, and the position there: where
     /// [`Self::get_or_insert_from`] may start, as long as the capacity is the same.
     #[inline(always)]
-    #[allow(dead_code)]
     pub(crate) fn peek(&self, hash: u64) -> (usize, Option<usize>) {
         let at = self.find(self.home(hash), hash, |_| true);
         (at, self.position(at))

@@ -1,0 +1,347 @@
+//! The table of a text: n-gram → next token.
+
+use std::str::FromStr;
+
+use super::hash::{NgramHasher, Token};
+use super::index::{Index, MAX_POSITIONS, Slot};
+use crate::simd;
+use crate::{Error, Result};
+
+/// N-grams that are on their way at the same time: while those of one block are inserted, the slots of the next are
+/// fetched from memory.
+const BLOCK: usize = 128;
+
+/// N-grams between two looks at whether to stop.
+const STOP_EVERY: usize = 1 << 20;
+
+/// Which next token a table gives for an n-gram that occurs more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// That of the first occurrence.
+    First,
+    /// That of the last occurrence.
+    Last,
+    /// The most frequent one; of equally frequent ones, that which came first.
+    MostFrequent,
+    /// That of the first occurrence; all occurrences can be listed.
+    Positions,
+}
+
+impl FromStr for Policy {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "first" => Ok(Self::First),
+            "last" => Ok(Self::Last),
+            "most_frequent" => Ok(Self::MostFrequent),
+            "positions" => Ok(Self::Positions),
+            _ => Err(Error::value(format!(
+                "policy is {name:?}; it must be \"first\", \"last\", \"most_frequent\" or \"positions\""
+            ))),
+        }
+    }
+}
+
+/// Map from the n-grams of a text to their next tokens.
+#[derive(Debug, Clone)]
+pub struct NgramTable {
+    hasher: NgramHasher,
+    policy: Policy,
+    verify: bool,
+    tokens: Vec<u32>,
+    /// N-gram → where its window starts: at the occurrence that is asked for; with positions at the last.
+    index: Index,
+    /// With positions: for each window the start of the next equal one, for the last the first. Otherwise empty.
+    next: Vec<u32>,
+}
+
+impl NgramTable {
+    /// The table of `tokens`, at least n of them.
+    ///
+    /// Without `verify` the tokens of n-grams are not compared: n-grams that agree in [`Index::tag_bits`] bits of their
+    /// hashes are one. `stop` is asked now and then; once it is true, the answer is [`Error::Interrupted`].
+    pub fn new<T: Token>(
+        tokens: &[T],
+        n: usize,
+        policy: Policy,
+        verify: bool,
+        seed: u64,
+        mut stop: impl FnMut() -> bool,
+    ) -> Result<Self> {
+        let hasher = NgramHasher::new(n, seed)?;
+        if tokens.len() < n {
+            return Err(Error::value(format!("{} tokens; a table with n = {n} needs at least {n}", tokens.len())));
+        }
+        if tokens.len() > MAX_POSITIONS {
+            return Err(Error::memory(format!("{} tokens; a table takes at most {MAX_POSITIONS}", tokens.len())));
+        }
+        T::validate(tokens)?;
+        let mut own = simd::zeroed::<u32>(tokens.len())?;
+        for (own, token) in own.iter_mut().zip(tokens) {
+            *own = token.to_u64() as u32;
+        }
+        let windows = own.len() - n;
+        let mut table = Self { hasher, policy, verify, tokens: own, index: Index::new(windows)?, next: Vec::new() };
+        match policy {
+            Policy::First => table.build(|_| (), |_, _, _, _| (), &mut stop)?,
+            Policy::Last => {
+                let take_last = |index: &mut Index, slot, start, found: Option<usize>| {
+                    if found.is_some() {
+                        index.set(slot, start);
+                    }
+                };
+                table.build(|_| (), take_last, &mut stop)?;
+            }
+            Policy::MostFrequent => table.build_most_frequent(seed, &mut stop)?,
+            Policy::Positions => table.build_positions(&mut stop)?,
+        }
+        Ok(table)
+    }
+
+    fn build(
+        &mut self,
+        touch: impl FnMut(usize),
+        visit: impl FnMut(&mut Index, Slot, usize, Option<usize>),
+        stop: &mut impl FnMut() -> bool,
+    ) -> Result<()> {
+        // The last window has no next token.
+        let windows = &self.tokens[..self.tokens.len() - 1];
+        insert_windows(windows, &self.hasher, &mut self.index, self.verify, touch, visit, stop)
+    }
+
+    /// Counts each (n+1)-gram at its first occurrence, then gives each n-gram the first occurrence of its best one.
+    fn build_most_frequent(&mut self, seed: u64, stop: &mut impl FnMut() -> bool) -> Result<()> {
+        let windows = self.tokens.len() - self.n();
+        let longer = NgramHasher::new(self.n() + 1, seed)?;
+        let mut longer_index = Index::new(windows)?;
+        let mut firsts = simd::zeroed::<u32>(windows)?;
+        let mut counts = simd::zeroed::<u32>(windows)?;
+        let count = |_: &mut Index, _, start: usize, found: Option<usize>| {
+            let first = found.unwrap_or(start);
+            firsts[start] = first as u32;
+            counts[first] += 1;
+        };
+        insert_windows(&self.tokens, &longer, &mut longer_index, self.verify, |_| (), count, stop)?;
+        drop(longer_index);
+        let take_better = |index: &mut Index, slot, start: usize, found: Option<usize>| {
+            let first = firsts[start] as usize;
+            let rank = |start: usize| (counts[start], usize::MAX - start);
+            if found.is_some_and(|best| rank(first) > rank(best)) {
+                index.set(slot, first);
+            }
+        };
+        self.build(|start| simd::prefetch(&counts, start), take_better, stop)
+    }
+
+    /// Links the occurrences of each n-gram in a ring.
+    fn build_positions(&mut self, stop: &mut impl FnMut() -> bool) -> Result<()> {
+        let mut next = simd::zeroed::<u32>(self.tokens.len() - self.n())?;
+        let cells = std::cell::Cell::from_mut(&mut next[..]).as_slice_of_cells();
+        let link = |index: &mut Index, slot, start: usize, found: Option<usize>| {
+            let last = found.unwrap_or(start);
+            cells[start].set(if found.is_some() { cells[last].get() } else { start as u32 });
+            cells[last].set(start as u32);
+            index.set(slot, start);
+        };
+        self.build(|start| simd::prefetch(cells, start), link, stop)?;
+        self.next = next;
+        Ok(())
+    }
+
+    /// The length of the n-grams.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.hasher.n()
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Number of distinct n-grams that have a next token.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether no n-gram has a next token.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Number of slots.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.index.capacity()
+    }
+
+    /// Bytes held: slots, tokens, links and coefficients.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        let links_and_tokens = (self.tokens.capacity() + self.next.capacity()) * size_of::<u32>();
+        self.index.nbytes() + links_and_tokens + self.hasher.nbytes()
+    }
+
+    /// The next token of an n-gram.
+    pub fn next_token<T: Token>(&self, ngram: &[T]) -> Result<Option<u32>> {
+        Ok(self.source(ngram)?.map(|source| self.tokens[source]))
+    }
+
+    /// The position of the token that [`Self::next_token`] gives.
+    pub fn source<T: Token>(&self, ngram: &[T]) -> Result<Option<usize>> {
+        Ok(self.start(ngram)?.map(|start| self.answer(start)))
+    }
+
+    /// With [`Policy::Positions`]: the positions of the tokens after all occurrences of an n-gram, ascending.
+    pub fn positions<T: Token>(&self, ngram: &[T]) -> Result<Vec<usize>> {
+        if self.policy != Policy::Positions {
+            return Err(Error::value("positions are kept by a table with policy \"positions\" alone"));
+        }
+        let Some(last) = self.start(ngram)? else { return Ok(Vec::new()) };
+        let mut positions = Vec::new();
+        let mut start = last;
+        loop {
+            start = self.next[start] as usize;
+            positions.push(start + self.n());
+            if start == last {
+                return Ok(positions);
+            }
+        }
+    }
+
+    /// The next token of each row of `ngrams`, an array of shape (`out.len()`, n); `missing` for those not in the table.
+    pub fn next_tokens<T: Token>(&self, ngrams: &[T], missing: i64, out: &mut [i64]) -> Result<()> {
+        let n = self.n();
+        if ngrams.len() != n * out.len() {
+            return Err(Error::value(format!("{} tokens are not {} n-grams of {n}", ngrams.len(), out.len())));
+        }
+        T::validate(ngrams)?;
+        let mut hashes = [0; BLOCK];
+        for (ngrams, out) in ngrams.chunks(BLOCK * n).zip(out.chunks_mut(BLOCK)) {
+            let rows = || ngrams.chunks_exact(n);
+            for (hash, row) in hashes.iter_mut().zip(rows()) {
+                *hash = self.hasher.hash_one(row.iter().map(|token| token.to_u64()));
+                self.index.prefetch(*hash);
+            }
+            for (hash, _) in hashes.iter().zip(rows()) {
+                if let Some(start) = self.index.peek(*hash).1 {
+                    simd::prefetch(&self.tokens, start);
+                }
+            }
+            for ((out, row), hash) in out.iter_mut().zip(rows()).zip(&hashes) {
+                let start = self.index.get(*hash, |start| self.is_at(row, start));
+                *out = start.map_or(missing, |start| i64::from(self.tokens[self.answer(start)]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the window of an n-gram starts, as the index has it.
+    fn start<T: Token>(&self, ngram: &[T]) -> Result<Option<usize>> {
+        if ngram.len() != self.n() {
+            return Err(Error::value(format!("an n-gram of {} tokens; the table has n = {}", ngram.len(), self.n())));
+        }
+        T::validate(ngram)?;
+        let hash = self.hasher.hash_one(ngram.iter().map(|token| token.to_u64()));
+        Ok(self.index.get(hash, |start| self.is_at(ngram, start)))
+    }
+
+    fn is_at<T: Token>(&self, ngram: &[T], start: usize) -> bool {
+        let window = &self.tokens[start..start + ngram.len()];
+        !self.verify || window.iter().zip(ngram).all(|(own, token)| u64::from(*own) == token.to_u64())
+    }
+
+    /// The position of the token that is given for a window that the index has.
+    fn answer(&self, start: usize) -> usize {
+        let start = if self.policy == Policy::Positions { self.next[start] as usize } else { start };
+        start + self.n()
+    }
+}
+
+/// Inserts every window of `tokens` in order, with the position at which it starts.
+///
+/// `visit` is called for each with its slot, its start and the start that the index had for an equal window. `touch` is
+/// called ahead of that with a start that the index is likely to have, to fetch what `visit` needs.
+pub fn insert_windows(
+    tokens: &[u32],
+    hasher: &NgramHasher,
+    index: &mut Index,
+    verify: bool,
+    touch: impl FnMut(usize),
+    visit: impl FnMut(&mut Index, Slot, usize, Option<usize>),
+    stop: &mut impl FnMut() -> bool,
+) -> Result<()> {
+    let n = hasher.n();
+    macro_rules! by_length {
+        ($($n:literal)*) => {
+            match (verify, n) {
+                (false, _) => insert_blocks(tokens, hasher, index, |_, _| true, touch, visit, stop),
+                $((true, $n) => {
+                    let window = |start: usize| tokens[start..].first_chunk::<$n>();
+                    insert_blocks(tokens, hasher, index, |a, b| window(a) == window(b), touch, visit, stop)
+                })*
+                _ => {
+                    let window = |start: usize| &tokens[start..start + n];
+                    insert_blocks(tokens, hasher, index, |a, b| window(a) == window(b), touch, visit, stop)
+                }
+            }
+        };
+    }
+    by_length!(1 2 3 4 5 6 7 8)
+}
+
+fn insert_blocks(
+    tokens: &[u32],
+    hasher: &NgramHasher,
+    index: &mut Index,
+    equal: impl Fn(usize, usize) -> bool,
+    mut touch: impl FnMut(usize),
+    mut visit: impl FnMut(&mut Index, Slot, usize, Option<usize>),
+    stop: &mut impl FnMut() -> bool,
+) -> Result<()> {
+    let count = hasher.count(tokens.len());
+    let overlap = hasher.n() - 1;
+    let mut hashes = [0; BLOCK];
+    let mut following = [0; BLOCK];
+    let mut paths = [0; BLOCK];
+    let hash_from = |start: usize, hashes: &mut [u64; BLOCK], index: &Index| {
+        let hashes = &mut hashes[..BLOCK.min(count.saturating_sub(start))];
+        if !hashes.is_empty() {
+            hasher.hash_block(&tokens[start..start + hashes.len() + overlap], hashes, false);
+            hashes.iter().for_each(|hash| index.prefetch(*hash));
+        }
+    };
+    hash_from(0, &mut hashes, index);
+    for first in (0..count).step_by(BLOCK) {
+        if first % STOP_EVERY == 0 && stop() {
+            return Err(Error::Interrupted);
+        }
+        hash_from(first + BLOCK, &mut following, index);
+        let capacity = index.capacity();
+        let len = BLOCK.min(count - first);
+        for (path, hash) in paths.iter_mut().zip(&hashes[..len]) {
+            let (slot, start) = index.peek(*hash);
+            *path = slot;
+            if let Some(start) = start {
+                simd::prefetch(tokens, start);
+                simd::prefetch(tokens, start + overlap);
+                touch(start);
+            }
+        }
+        for (start, (path, hash)) in (first..).zip(paths.iter().zip(&hashes[..len])) {
+            let same = |other| equal(other, start);
+            let (slot, found) = if index.capacity() == capacity {
+                index.get_or_insert_from(*path, *hash, start, same)?
+            } else {
+                index.get_or_insert(*hash, start, same)?
+            };
+            visit(index, slot, start, found);
+        }
+        std::mem::swap(&mut hashes, &mut following);
+    }
+    Ok(())
+}
