@@ -12,7 +12,7 @@ use ngram_copy_core::simd::Level;
 const TOKENS: usize = 10_000_000;
 
 fn letters() -> Vec<u16> {
-    (0..TOKENS as u64).map(|i| ((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * 26 >> 32) as u16).collect()
+    (0..TOKENS as u64).map(|i| (((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * 26) >> 32) as u16).collect()
 }
 
 fn hash<T: Token>(c: &mut Criterion, name: &str, tokens: &[T]) {

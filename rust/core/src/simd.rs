@@ -192,10 +192,18 @@ pub fn prefetch<T>(values: &[T], index: usize) {
 }
 
 /// Types of which zero bytes are a value.
-pub trait Zero: sealed::Zero {}
+pub trait Zero: sealed::Zero {
+    /// That value.
+    const ZERO: Self;
+}
 
-impl Zero for u32 {}
-impl Zero for u64 {}
+impl Zero for u32 {
+    const ZERO: Self = 0;
+}
+
+impl Zero for u64 {
+    const ZERO: Self = 0;
+}
 
 mod sealed {
     pub trait Zero: Copy {}
@@ -204,22 +212,72 @@ mod sealed {
     impl Zero for u64 {}
 }
 
-/// `len` zeros that cost nothing until they are touched, in huge pages where the system grants them.
-pub fn zeroed<T: Zero>(len: usize) -> Result<Vec<T>> {
-    use std::alloc::{Layout, alloc_zeroed};
-    if len == 0 {
-        return Ok(Vec::new());
+/// Numbers that start at a cache line; made as zeros that cost nothing until they are touched, in huge pages where the
+/// system grants them.
+#[derive(Debug)]
+pub struct Zeroed<T> {
+    memory: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Zero> Zeroed<T> {
+    /// `len` zeros; [`Error::Memory`] where there is no room for them.
+    pub fn new(len: usize) -> Result<Self> {
+        let too_large = || Error::memory(format!("cannot allocate {len} numbers of {} bytes", size_of::<T>()));
+        if len == 0 {
+            return Ok(Self { memory: Vec::new(), start: 0, len });
+        }
+        // Alignment is had by a few numbers more: the allocator would write the zeros of an aligned allocation itself.
+        let all = len.checked_add(64 / size_of::<T>()).ok_or_else(too_large)?;
+        let memory = zeroed::<T>(all).ok_or_else(too_large)?;
+        let start = memory.as_ptr().align_offset(64).min(all - len);
+        Ok(Self { memory, start, len })
     }
-    let too_large = || Error::memory(format!("cannot allocate a table of {len} times {} bytes", size_of::<T>()));
-    let layout = Layout::array::<T>(len).map_err(|_| too_large())?;
+
+    /// Bytes held.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        self.memory.capacity() * size_of::<T>()
+    }
+}
+
+impl<T: Zero> Clone for Zeroed<T> {
+    fn clone(&self) -> Self {
+        let mut memory = vec![T::ZERO; self.memory.len()];
+        let start = memory.as_ptr().align_offset(64).min(memory.len() - self.len);
+        memory[start..start + self.len].copy_from_slice(self);
+        Self { memory, start, len: self.len }
+    }
+}
+
+impl<T> std::ops::Deref for Zeroed<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        &self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl<T> std::ops::DerefMut for Zeroed<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+fn zeroed<T: Zero>(len: usize) -> Option<Vec<T>> {
+    use std::alloc::{Layout, alloc_zeroed};
+    let layout = Layout::array::<T>(len).ok().filter(|layout| layout.size() > 0)?;
     // SAFETY: the layout is not of size zero.
     let start = unsafe { alloc_zeroed(layout) };
     if start.is_null() {
-        return Err(too_large());
+        return None;
     }
     advise_huge_pages(start, layout.size());
     // SAFETY: `start` is from the global allocator with the layout of a slice of `len` values; zero bytes are valid ones.
-    Ok(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start.cast::<T>(), len)) }.into_vec())
+    Some(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start.cast::<T>(), len)) }.into_vec())
 }
 
 /// Asks for huge pages under the part of an allocation that can have them.

@@ -51,7 +51,7 @@ proptest! {
         all.sort_unstable();
         prop_assert_eq!(positions, all);
         prop_assert!(index.len() * 5 <= index.capacity() * 3);
-        prop_assert_eq!(index.nbytes(), index.capacity() * 8);
+        prop_assert_eq!(index.nbytes(), index.capacity() * 8 + 64);
     }
 }
 
@@ -59,12 +59,12 @@ proptest! {
 fn limits_are_told() {
     assert!(matches!(Index::new(MAX_POSITIONS + 1), Err(Error::Memory(_))));
     let mut index = Index::new(2).unwrap();
-    for key in 0..3 {
+    for key in 0..4 {
         index.get_or_insert(key << 60, 0, |_| false).unwrap();
     }
     assert_eq!(
-        index.get_or_insert(3 << 60, 1, |_| false),
-        Err(Error::Memory("an index for 2 positions holds at most 3 keys".into()))
+        index.get_or_insert(4 << 60, 1, |_| false),
+        Err(Error::Memory("an index for 2 positions holds at most 4 keys".into()))
     );
     assert_eq!(Index::new(255).unwrap().tag_bits(), 56);
     assert_eq!(Index::new(MAX_POSITIONS).unwrap().tag_bits(), 32);
@@ -93,7 +93,7 @@ fn growth_follows_the_share_of_new_keys() {
         }
     }
     assert_eq!(distinct.len(), LIMIT);
-    assert_eq!(capacities.last(), Some(&5_000_001));
+    assert_eq!(capacities.last(), Some(&5_000_008));
     assert_eq!(capacities[capacities.len() - 2], 1 << 20);
     assert_eq!((few.len(), few.capacity()), (1000, 2048));
 }

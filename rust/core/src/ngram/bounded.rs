@@ -6,7 +6,7 @@
 
 use super::hash::{NgramHasher, Token};
 use super::state::{Kind, Reader, Writer};
-use crate::simd;
+use crate::simd::{self, Zeroed};
 use crate::{Error, Result};
 
 /// The most slots of a table.
@@ -85,8 +85,8 @@ pub struct BoundedTable {
     seed: u64,
     hasher: NgramHasher,
     /// Value + 1, 0 for an empty slot.
-    values: Vec<u64>,
-    keys: Vec<u64>,
+    values: Zeroed<u64>,
+    keys: Zeroed<u64>,
     occupied: usize,
     collisions: u64,
 }
@@ -100,8 +100,8 @@ impl BoundedTable {
             eviction,
             seed,
             hasher: NgramHasher::new(shape.n, seed)?,
-            values: simd::zeroed(shape.slots)?,
-            keys: simd::zeroed(if shape.key_bits == 0 { 0 } else { shape.slots })?,
+            values: Zeroed::new(shape.slots)?,
+            keys: Zeroed::new(if shape.key_bits == 0 { 0 } else { shape.slots })?,
             occupied: 0,
             collisions: 0,
         })
@@ -141,7 +141,10 @@ impl BoundedTable {
         let limit = 1_u64 << self.shape.value_bits;
         if let Some(at) = tokens.iter().position(|token| token.to_u64() >= limit) {
             let (token, bits) = (tokens[at], self.shape.value_bits);
-            return Err(Error::value(format!("token {token} at index {at}: value_bits = {bits} hold 0 to {}", limit - 1)));
+            return Err(Error::value(format!(
+                "token {token} at index {at}: value_bits = {bits} hold 0 to {}",
+                limit - 1
+            )));
         }
         let n = self.shape.n;
         let count = tokens.len().saturating_sub(n);
@@ -210,10 +213,7 @@ impl BoundedTable {
     /// The table of slots that [`Self::write_slots`] wrote; [`Error::State`] where no insertions leave such slots.
     pub fn read_slots(shape: Shape, eviction: Eviction, seed: u64, reader: &mut Reader<'_>) -> Result<Self> {
         shape.check()?;
-        let (needed, given) = (shape.state_bits(), reader.remaining() as u64);
-        if needed > given {
-            return Err(Error::state(format!("the state has {given} bits left for slots of {needed}")));
-        }
+        reader.expect(shape.slots as u64, 1 + shape.key_bits + shape.value_bits)?;
         let mut table = Self::new(shape, eviction, seed)?;
         for slot in 0..shape.slots {
             let occupied = reader.take(1)? == 1;
@@ -237,7 +237,9 @@ impl BoundedTable {
     pub fn to_bytes(&self) -> Vec<u8> {
         let Shape { n, slots, key_bits, value_bits } = self.shape;
         let mut writer = Writer::new(Kind::BoundedTable);
-        for option in [n as u64, slots as u64, u64::from(key_bits), u64::from(value_bits), self.eviction as u64, self.seed] {
+        for option in
+            [n as u64, slots as u64, u64::from(key_bits), u64::from(value_bits), self.eviction as u64, self.seed]
+        {
             writer.put_number(option);
         }
         self.write_slots(&mut writer);
@@ -286,7 +288,7 @@ impl BoundedTable {
         if key_bits == 0 {
             0
         } else if self.shape.is_exact() {
-            symbols.enumerate().fold(0, |key, (j, symbol)| key | symbol << (j as u32 * value_bits))
+            symbols.enumerate().fold(0, |key, (j, symbol)| key | (symbol << (j as u32 * value_bits)))
         } else {
             hash & (u64::MAX >> (64 - key_bits))
         }

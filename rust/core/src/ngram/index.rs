@@ -5,7 +5,7 @@
 //! hash, and growing reads the old slots and writes the new ones as two streams. Collisions probe linearly. The keys
 //! themselves stay with the owner, who says whether the position of an equal tag is an equal key.
 
-use crate::simd;
+use crate::simd::{self, Zeroed};
 use crate::{Error, Result};
 
 /// Positions are below this, so that position + 1 fits in 32 bits.
@@ -13,6 +13,9 @@ pub const MAX_POSITIONS: usize = u32::MAX as usize - 1;
 
 /// Slots of a table that has just been made.
 const FIRST_CAPACITY: usize = 1 << 10;
+
+/// Slots of a cache line.
+const LINE: usize = 8;
 
 /// Up to this capacity a table always doubles: what fits in the caches is filled fast, and tells little of what comes.
 const LARGE_CAPACITY: usize = 1 << 20;
@@ -24,7 +27,7 @@ pub struct Slot(usize);
 /// Map from the hash of a key to a position.
 #[derive(Debug, Clone)]
 pub struct Index {
-    slots: Vec<u64>,
+    slots: Zeroed<u64>,
     len: usize,
     /// Slots in use at which the table grows.
     full: usize,
@@ -44,7 +47,7 @@ impl Index {
         }
         let capacity = FIRST_CAPACITY.min(final_capacity(limit));
         let position_mask = u64::MAX >> (limit as u64).max(1).leading_zeros();
-        Ok(Self { slots: simd::zeroed(capacity)?, len: 0, full: full_at(capacity), position_mask, limit })
+        Ok(Self { slots: Zeroed::new(capacity)?, len: 0, full: full_at(capacity), position_mask, limit })
     }
 
     /// Number of keys.
@@ -68,7 +71,7 @@ impl Index {
     /// Bytes held.
     #[must_use]
     pub fn nbytes(&self) -> usize {
-        self.slots.capacity() * size_of::<u64>()
+        self.slots.nbytes()
     }
 
     /// Bits of the hash that a slot keeps: without a comparison of keys, keys that agree in these are one.
@@ -157,20 +160,28 @@ impl Index {
         (self.slots[at] & self.position_mask).checked_sub(1).map(|position| position as usize)
     }
 
-    /// The slot of the key from `at` on, or the empty one that ends its path; there always is one.
+    /// The slot of the key on the path from `at` on, or the empty one that ends the path; there always is one.
+    ///
+    /// A path goes once around the cache line of `at`, then through the lines that follow, each from its start.
     #[inline(always)]
-    fn find(&self, mut at: usize, hash: u64, mut equal: impl FnMut(usize) -> bool) -> usize {
+    fn find(&self, at: usize, hash: u64, mut equal: impl FnMut(usize) -> bool) -> usize {
+        let (lines, _) = self.slots.as_chunks::<LINE>();
+        let (mut line, mut first) = (at / LINE, at % LINE);
         loop {
-            let slot = self.slots[at];
-            if slot == 0 {
-                return at;
+            for step in 0..LINE {
+                let at = (first + step) % LINE;
+                let slot = lines[line][at];
+                if slot == 0 {
+                    return line * LINE + at;
+                }
+                if (slot ^ hash) & !self.position_mask == 0 && equal((slot & self.position_mask) as usize - 1) {
+                    return line * LINE + at;
+                }
             }
-            if (slot ^ hash) & !self.position_mask == 0 && equal((slot & self.position_mask) as usize - 1) {
-                return at;
-            }
-            at += 1;
-            if at == self.slots.len() {
-                at = 0;
+            first = 0;
+            line += 1;
+            if line == lines.len() {
+                line = 0;
             }
         }
     }
@@ -188,7 +199,7 @@ impl Index {
                 self.limit, self.full
             )));
         }
-        let mut larger = Self { slots: simd::zeroed(capacity)?, len: self.len, full: full_at(capacity), ..*self };
+        let mut larger = Self { slots: Zeroed::new(capacity)?, len: self.len, full: full_at(capacity), ..*self };
         for &slot in self.slots.iter().filter(|slot| **slot != 0) {
             let at = larger.find(larger.home(slot), slot, |_| false);
             larger.slots[at] = slot;
@@ -200,7 +211,7 @@ impl Index {
 
 /// Slots that `keys` keys need: a load of at most 0.6, and one slot always empty.
 fn final_capacity(keys: usize) -> usize {
-    keys.div_ceil(3) * 5 + 1
+    (keys.div_ceil(3) * 5 + 1).next_multiple_of(LINE)
 }
 
 /// The most keys that `capacity` slots take.

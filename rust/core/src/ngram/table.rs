@@ -4,12 +4,11 @@ use std::str::FromStr;
 
 use super::hash::{NgramHasher, Token};
 use super::index::{Index, MAX_POSITIONS, Slot};
-use crate::simd;
+use crate::simd::{self, Zeroed};
 use crate::{Error, Result};
 
-/// N-grams that are on their way at the same time: while those of one block are inserted, the slots of the next are
-/// fetched from memory.
-const BLOCK: usize = 128;
+/// N-grams of a step of the bulk insertion, which has three steps under way.
+const BLOCK: usize = 64;
 
 /// N-grams between two looks at whether to stop.
 const STOP_EVERY: usize = 1 << 20;
@@ -49,11 +48,11 @@ pub struct NgramTable {
     hasher: NgramHasher,
     policy: Policy,
     verify: bool,
-    tokens: Vec<u32>,
+    tokens: Zeroed<u32>,
     /// N-gram → where its window starts: at the occurrence that is asked for; with positions at the last.
     index: Index,
     /// With positions: for each window the start of the next equal one, for the last the first. Otherwise empty.
-    next: Vec<u32>,
+    next: Zeroed<u32>,
 }
 
 impl NgramTable {
@@ -77,12 +76,13 @@ impl NgramTable {
             return Err(Error::memory(format!("{} tokens; a table takes at most {MAX_POSITIONS}", tokens.len())));
         }
         T::validate(tokens)?;
-        let mut own = simd::zeroed::<u32>(tokens.len())?;
+        let mut own = Zeroed::new(tokens.len())?;
         for (own, token) in own.iter_mut().zip(tokens) {
             *own = token.to_u64() as u32;
         }
         let windows = own.len() - n;
-        let mut table = Self { hasher, policy, verify, tokens: own, index: Index::new(windows)?, next: Vec::new() };
+        let mut table =
+            Self { hasher, policy, verify, tokens: own, index: Index::new(windows)?, next: Zeroed::new(0)? };
         match policy {
             Policy::First => table.build(|_| (), |_, _, _, _| (), &mut stop)?,
             Policy::Last => {
@@ -115,8 +115,8 @@ impl NgramTable {
         let windows = self.tokens.len() - self.n();
         let longer = NgramHasher::new(self.n() + 1, seed)?;
         let mut longer_index = Index::new(windows)?;
-        let mut firsts = simd::zeroed::<u32>(windows)?;
-        let mut counts = simd::zeroed::<u32>(windows)?;
+        let mut firsts = Zeroed::<u32>::new(windows)?;
+        let mut counts = Zeroed::<u32>::new(windows)?;
         let count = |_: &mut Index, _, start: usize, found: Option<usize>| {
             let first = found.unwrap_or(start);
             firsts[start] = first as u32;
@@ -136,7 +136,7 @@ impl NgramTable {
 
     /// Links the occurrences of each n-gram in a ring.
     fn build_positions(&mut self, stop: &mut impl FnMut() -> bool) -> Result<()> {
-        let mut next = simd::zeroed::<u32>(self.tokens.len() - self.n())?;
+        let mut next = Zeroed::<u32>::new(self.tokens.len() - self.n())?;
         let cells = std::cell::Cell::from_mut(&mut next[..]).as_slice_of_cells();
         let link = |index: &mut Index, slot, start: usize, found: Option<usize>| {
             let last = found.unwrap_or(start);
@@ -182,8 +182,7 @@ impl NgramTable {
     /// Bytes held: slots, tokens, links and coefficients.
     #[must_use]
     pub fn nbytes(&self) -> usize {
-        let links_and_tokens = (self.tokens.capacity() + self.next.capacity()) * size_of::<u32>();
-        self.index.nbytes() + links_and_tokens + self.hasher.nbytes()
+        self.index.nbytes() + self.tokens.nbytes() + self.next.nbytes() + self.hasher.nbytes()
     }
 
     /// The next token of an n-gram.
@@ -305,43 +304,46 @@ fn insert_blocks(
 ) -> Result<()> {
     let count = hasher.count(tokens.len());
     let overlap = hasher.n() - 1;
-    let mut hashes = [0; BLOCK];
-    let mut following = [0; BLOCK];
-    let mut paths = [0; BLOCK];
-    let hash_from = |start: usize, hashes: &mut [u64; BLOCK], index: &Index| {
-        let hashes = &mut hashes[..BLOCK.min(count.saturating_sub(start))];
-        if !hashes.is_empty() {
-            hasher.hash_block(&tokens[start..start + hashes.len() + overlap], hashes, false);
-            hashes.iter().for_each(|hash| index.prefetch(*hash));
-        }
-    };
-    hash_from(0, &mut hashes, index);
-    for first in (0..count).step_by(BLOCK) {
-        if first % STOP_EVERY == 0 && stop() {
+    // Three blocks are under way at a time, an n-gram of each in turn: of the newest the slots are fetched from memory, of
+    // the one before the tokens of likely matches; the oldest is inserted.
+    let mut ring = [[0; BLOCK]; 3];
+    let mut paths = [[0; BLOCK]; 2];
+    let mut capacity = index.capacity();
+    for block in 0..count.div_ceil(BLOCK) + 2 {
+        if (block * BLOCK).is_multiple_of(STOP_EVERY) && stop() {
             return Err(Error::Interrupted);
         }
-        hash_from(first + BLOCK, &mut following, index);
-        let capacity = index.capacity();
+        let first = (block * BLOCK).min(count);
         let len = BLOCK.min(count - first);
-        for (path, hash) in paths.iter_mut().zip(&hashes[..len]) {
-            let (slot, start) = index.peek(*hash);
-            *path = slot;
-            if let Some(start) = start {
-                simd::prefetch(tokens, start);
-                simd::prefetch(tokens, start + overlap);
-                touch(start);
+        if len > 0 {
+            hasher.hash_block(&tokens[first..first + len + overlap], &mut ring[block % 3][..len], false);
+        }
+        // A path holds as long as the slots are where they were.
+        let grew = index.capacity() != capacity;
+        capacity = index.capacity();
+        for i in 0..BLOCK {
+            index.prefetch(ring[block % 3][i]);
+            if block >= 1 {
+                let (path, likely) = index.peek(ring[(block - 1) % 3][i]);
+                paths[block % 2][i] = path;
+                if let Some(start) = likely {
+                    simd::prefetch(tokens, start);
+                    simd::prefetch(tokens, start + overlap);
+                    touch(start);
+                }
+            }
+            let start = (block * BLOCK + i).wrapping_sub(2 * BLOCK);
+            if start < count {
+                let hash = ring[(block - 2) % 3][i];
+                let same = |other| equal(other, start);
+                let (slot, found) = if grew || index.capacity() != capacity {
+                    index.get_or_insert(hash, start, same)?
+                } else {
+                    index.get_or_insert_from(paths[(block - 1) % 2][i], hash, start, same)?
+                };
+                visit(index, slot, start, found);
             }
         }
-        for (start, (path, hash)) in (first..).zip(paths.iter().zip(&hashes[..len])) {
-            let same = |other| equal(other, start);
-            let (slot, found) = if index.capacity() == capacity {
-                index.get_or_insert_from(*path, *hash, start, same)?
-            } else {
-                index.get_or_insert(*hash, start, same)?
-            };
-            visit(index, slot, start, found);
-        }
-        std::mem::swap(&mut hashes, &mut following);
     }
     Ok(())
 }
