@@ -49,3 +49,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Called from time to time by long calls with the number of tokens done; an error of it ends the call.
+pub type Poll<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);

@@ -9,4 +9,4 @@ pub mod parallel;
 pub mod sample;
 pub mod simd;
 
-pub use error::{Error, Result};
+pub use error::{Error, Poll, Result};

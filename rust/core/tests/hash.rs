@@ -87,7 +87,7 @@ proptest! {
         let tokens = &random[..rows * seq_len];
         let hasher = NgramHasher::new(n, 7).unwrap();
         let mut out = vec![0; rows * hasher.count(seq_len)];
-        hasher.hash_rows_into(tokens, seq_len, &mut out, threads).unwrap();
+        hasher.hash_rows_into(tokens, seq_len, &mut out, threads, &|_| Ok(())).unwrap();
         let expected: Vec<u64> =
             tokens.chunks(seq_len).flat_map(|row| hashes(row, n, 7, Level::best(), 1)).collect();
         prop_assert_eq!(out, expected);
@@ -113,7 +113,7 @@ proptest! {
         let row = format!("token {value} at index [1, {at}]: tokens must be 0 to 4294967295");
         let batch: Vec<i64> = vec![5; len].into_iter().chain(tokens).collect();
         let mut out = vec![0; 2 * hasher.count(len)];
-        prop_assert_eq!(hasher.hash_rows_into(&batch, len, &mut out, threads), Err(Error::Value(row)));
+        prop_assert_eq!(hasher.hash_rows_into(&batch, len, &mut out, threads, &|_| Ok(())), Err(Error::Value(row)));
         let mut narrow = vec![5_i32; len];
         narrow[at] = value as i32 | i32::MIN;
         prop_assert!(hasher.hash_into(&narrow, &mut vec![0; hasher.count(len)], threads).is_err());
@@ -162,7 +162,7 @@ fn bad_arguments_are_named() {
     );
     assert_eq!(hasher.hash_into(&[1_u8, 2], &mut [], 1), Ok(()));
     assert_eq!(
-        hasher.hash_rows_into(&[1_u8, 2, 3], 2, &mut [], 1).unwrap_err().to_string(),
+        hasher.hash_rows_into(&[1_u8, 2, 3], 2, &mut [], 1, &|_| Ok(())).unwrap_err().to_string(),
         "3 tokens are not rows of 2"
     );
 }

@@ -18,7 +18,7 @@ fn config(name: &str) -> ProptestConfig {
 }
 
 fn table(tokens: &[u64], n: usize, policy: Policy) -> NgramTable {
-    NgramTable::new(tokens, n, policy, true, 5, || false).unwrap()
+    NgramTable::new(tokens, n, policy, true, 5, &|_| Ok(())).unwrap()
 }
 
 /// Texts over small and large alphabets, with runs.
@@ -68,7 +68,7 @@ fn large_texts_grow_the_table() {
     // Mostly new n-grams at first (a large step), then copies of them: both sides of the growth rule, and full tables.
     let tokens: Vec<u32> = (0..1_500_000_u32).map(|i| (i % 900_000).wrapping_mul(0x9e37_79b9) >> 12).collect();
     for policy in [Policy::First, Policy::Last, Policy::MostFrequent, Policy::Positions] {
-        let table = NgramTable::new(&tokens, 2, policy, true, 0, || false).unwrap();
+        let table = NgramTable::new(&tokens, 2, policy, true, 0, &|_| Ok(())).unwrap();
         let mut expected: HashMap<&[u32], (usize, usize)> = HashMap::new();
         for (start, window) in tokens[..tokens.len() - 1].windows(2).enumerate() {
             expected.entry(window).and_modify(|at| at.1 = start + 2).or_insert((start + 2, start + 2));
@@ -89,8 +89,8 @@ fn large_texts_grow_the_table() {
 #[test]
 fn without_verification_known_ngrams_are_found() {
     let tokens: Vec<u16> = (0..5000_u32).map(|i| (i * i % 811) as u16).collect();
-    let exact = NgramTable::new(&tokens, 3, Policy::First, true, 0, || false).unwrap();
-    let hashed = NgramTable::new(&tokens, 3, Policy::First, false, 0, || false).unwrap();
+    let exact = NgramTable::new(&tokens, 3, Policy::First, true, 0, &|_| Ok(())).unwrap();
+    let hashed = NgramTable::new(&tokens, 3, Policy::First, false, 0, &|_| Ok(())).unwrap();
     for ngram in tokens.windows(3) {
         assert_eq!(exact.source(ngram).unwrap(), hashed.source(ngram).unwrap());
     }
@@ -107,7 +107,8 @@ fn the_size_is_that_of_its_parts() {
 #[test]
 fn bad_arguments_of_tables_are_named() {
     let text = |error: Error| error.to_string();
-    let new = |tokens: &[i64], n| NgramTable::new(tokens, n, Policy::First, true, 0, || false).map(|table| table.len());
+    let new =
+        |tokens: &[i64], n| NgramTable::new(tokens, n, Policy::First, true, 0, &|_| Ok(())).map(|table| table.len());
     assert_eq!(text(new(&[1, 2], 3).unwrap_err()), "2 tokens; a table with n = 3 needs at least 3");
     assert_eq!(text(new(&[], 1).unwrap_err()), "0 tokens; a table with n = 1 needs at least 1");
     assert_eq!(text(new(&[1, -2, 3], 1).unwrap_err()), "token -2 at index 1: tokens must be 0 to 4294967295");
@@ -128,7 +129,8 @@ fn bad_arguments_of_tables_are_named() {
     );
     assert_eq!(text(table.next_tokens(&[1_u8, 2, 3], -1, &mut [0; 2]).unwrap_err()), "3 tokens are not 2 n-grams of 2");
     assert!(text("frist".parse::<Policy>().unwrap_err()).starts_with("policy is \"frist\"; it must be \"first\""));
-    let stopped = NgramTable::new(&[1_u8; 100], 2, Policy::MostFrequent, true, 0, || true).unwrap_err();
+    let stopped =
+        NgramTable::new(&[1_u8; 100], 2, Policy::MostFrequent, true, 0, &|_| Err(Error::Interrupted)).unwrap_err();
     assert_eq!(stopped, Error::Interrupted);
 }
 
@@ -160,7 +162,7 @@ proptest! {
                 table.insert_one(&window[..n], window[n]).unwrap();
             }
         } else {
-            table.insert(&tokens).unwrap();
+            table.insert(&tokens, &|_| Ok(())).unwrap();
         }
         let hasher = NgramHasher::new(n, seed).unwrap();
         let hash = |ngram: &[u64]| hasher.hash_one(ngram.iter().copied());
@@ -202,7 +204,7 @@ proptest! {
         prop_assert!(shape.is_exact());
         let eviction = if overwrite { Eviction::Overwrite } else { Eviction::KeepFirst };
         let mut table = BoundedTable::new(shape, eviction, seed).unwrap();
-        table.insert(&tokens).unwrap();
+        table.insert(&tokens, &|_| Ok(())).unwrap();
         let positions = naive::positions(&tokens, 2);
         let mut dropped = 0;
         for ngram in (0..64_u64).map(|i| [i / 8, i % 8]) {
@@ -231,7 +233,7 @@ proptest! {
         cut: prop::sample::Index,
     ) {
         let mut table = BoundedTable::new(shape, Eviction::KeepFirst, 1).unwrap();
-        table.insert(&tokens).unwrap();
+        table.insert(&tokens, &|_| Ok(())).unwrap();
         let bytes = table.to_bytes();
         let mut damaged = bytes.clone();
         damaged[at.index(bytes.len())] ^= flip;
@@ -252,12 +254,15 @@ fn bad_arguments_of_bounded_tables_are_named() {
     assert_eq!(new(Shape { value_bits: 33, ..shape }), "value_bits is 33; it must be 1 to 32");
     assert_eq!(new(Shape { n: 0, ..shape }), "n is 0; it must be 1 to 65536");
     let mut table = BoundedTable::new(shape, Eviction::KeepFirst, 0).unwrap();
-    assert_eq!(text(table.insert(&[1_u8, 2, 8]).unwrap_err()), "token 8 at index 2: value_bits = 3 hold 0 to 7");
+    assert_eq!(
+        text(table.insert(&[1_u8, 2, 8], &|_| Ok(())).unwrap_err()),
+        "token 8 at index 2: value_bits = 3 hold 0 to 7"
+    );
     assert_eq!(table.occupied(), 0);
     assert_eq!(text(table.insert_one(&[1, 2], 9).unwrap_err()), "token 9: value_bits = 3 hold 0 to 7");
     assert_eq!(text(table.insert_one(&[1], 2).unwrap_err()), "an n-gram of 1 symbols; the table has n = 2");
     assert_eq!(text(table.next_token(&[1_u8]).unwrap_err()), "an n-gram of 1 tokens; the table has n = 2");
     assert_eq!(table.next_token(&[100_u8, 200]), Ok(None));
-    assert_eq!(table.insert(&[1_u8]), Ok(()));
+    assert_eq!(table.insert(&[1_u8], &|_| Ok(())), Ok(()));
     assert!("evict".parse::<Eviction>().unwrap_err().to_string().contains("\"keep_first\" or \"overwrite\""));
 }

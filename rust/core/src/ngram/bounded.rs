@@ -7,13 +7,16 @@
 use super::hash::{NgramHasher, Token};
 use super::state::{Kind, Reader, Writer};
 use crate::simd::{self, Zeroed};
-use crate::{Error, Result};
+use crate::{Error, Poll, Result};
 
 /// The most slots of a table.
 pub const MAX_SLOTS: usize = 1 << 32;
 
 /// N-grams that are looked up together, so that their slots are fetched from memory at the same time.
 const BLOCK: usize = 64;
+
+/// N-grams between two polls.
+const POLL_EVERY: usize = 1 << 20;
 
 /// What to do with an n-gram whose slot another one has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +65,10 @@ impl Shape {
         self.n as u64 * u64::from(self.value_bits) <= u64::from(self.key_bits)
     }
 
-    fn check(&self) -> Result<()> {
-        let Self { slots, key_bits, value_bits, .. } = *self;
+    /// Refuses sizes that cannot be.
+    pub fn check(&self) -> Result<()> {
+        let Self { n, slots, key_bits, value_bits } = *self;
+        NgramHasher::new(n, 0)?;
         if !(1..=MAX_SLOTS).contains(&slots) {
             return Err(Error::value(format!("slots is {slots}; it must be 1 to {MAX_SLOTS}")));
         }
@@ -119,6 +124,12 @@ impl BoundedTable {
         self.eviction
     }
 
+    /// The seed of the hash.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Slots in use.
     #[must_use]
     pub fn occupied(&self) -> usize {
@@ -136,7 +147,7 @@ impl BoundedTable {
     /// Inserts every n-gram of `tokens` that has a next token, in order.
     ///
     /// All tokens must be below 2^`value_bits`; otherwise nothing is inserted, and the error names the first.
-    pub fn insert<T: Token>(&mut self, tokens: &[T]) -> Result<()> {
+    pub fn insert<T: Token>(&mut self, tokens: &[T], poll: Poll<'_>) -> Result<()> {
         T::validate(tokens)?;
         let limit = 1_u64 << self.shape.value_bits;
         if let Some(at) = tokens.iter().position(|token| token.to_u64() >= limit) {
@@ -150,6 +161,9 @@ impl BoundedTable {
         let count = tokens.len().saturating_sub(n);
         let mut hashes = [0; BLOCK];
         for start in (0..count).step_by(BLOCK) {
+            if start.is_multiple_of(POLL_EVERY) {
+                poll(start as u64)?;
+            }
             let hashes = &mut hashes[..BLOCK.min(count - start)];
             self.hasher.hash_block(&tokens[start..start + hashes.len() + n - 1], hashes, false);
             for hash in &*hashes {
@@ -260,9 +274,7 @@ impl BoundedTable {
         };
         let seed = option()?;
         let shape = Shape { n, slots, key_bits, value_bits };
-        let as_state = |error: Error| Error::state(error);
-        shape.check().map_err(as_state)?;
-        NgramHasher::new(n, seed).map_err(as_state)?;
+        shape.check().map_err(Error::state)?;
         let table = Self::read_slots(shape, eviction, seed, &mut reader)?;
         reader.finish()?;
         Ok(table)

@@ -11,7 +11,7 @@
 //! Windows that differ in one token never collide. Tokens that are all multiples of 2^k leave 64 - k bits of the sum.
 
 use crate::simd::{self, Isa, Kernel, LINES, Level};
-use crate::{Error, Result, parallel};
+use crate::{Error, Poll, Result, parallel};
 
 /// The largest n.
 pub const MAX_N: usize = 1 << 16;
@@ -37,7 +37,7 @@ pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
 
     /// Refuses arrays with a value that is not a token; the error names the first one and its index.
     fn validate(tokens: &[Self]) -> Result<()> {
-        validate_from(tokens, 0, usize::MAX)
+        validate_from(tokens, Place { first: 0, seq_len: usize::MAX })
     }
 }
 
@@ -67,20 +67,39 @@ tokens! {
     u64: |value| value <= BOUNDARY;
 }
 
-/// [`Token::validate`] for the part of an array that starts at the flat index `first`; an index in an array of rows
-/// (`seq_len` below `usize::MAX`) is told as row and column.
-fn validate_from<T: Token>(tokens: &[T], first: usize, seq_len: usize) -> Result<()> {
+/// Where a part of an array starts, so that errors can tell an index: a flat one, or where `seq_len` is below
+/// `usize::MAX`, row and column.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    first: usize,
+    seq_len: usize,
+}
+
+impl Place {
+    fn after(self, tokens: usize) -> Self {
+        Self { first: self.first + tokens, ..self }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { first, seq_len } = *self;
+        if seq_len == usize::MAX {
+            write!(f, "{first}")
+        } else {
+            write!(f, "[{}, {}]", first / seq_len, first % seq_len)
+        }
+    }
+}
+
+/// [`Token::validate`] for a part of an array.
+fn validate_from<T: Token>(tokens: &[T], place: Place) -> Result<()> {
     for (block, values) in tokens.chunks(BLOCK).enumerate() {
         if values.iter().fold(true, |valid, value| valid & value.is_valid()) {
             continue;
         }
         if let Some(at) = values.iter().position(|value| !value.is_valid()) {
-            let (value, index) = (values[at], first + block * BLOCK + at);
-            let place = if seq_len == usize::MAX {
-                index.to_string()
-            } else {
-                format!("[{}, {}]", index / seq_len, index % seq_len)
-            };
+            let (value, place) = (values[at], place.after(block * BLOCK + at));
             return Err(Error::value(format!("token {value} at index {place}: tokens must be 0 to {}", u32::MAX)));
         }
     }
@@ -151,17 +170,23 @@ impl NgramHasher {
 
     /// The hash of each n-gram of `tokens` to `out`, which has [`Self::count`] elements.
     pub fn hash_into<T: Token>(&self, tokens: &[T], out: &mut [u64], threads: usize) -> Result<()> {
-        self.check_out(self.count(tokens.len()), out.len())?;
-        self.hash_long(tokens, out, threads, 0, usize::MAX)
+        self.hash_polled(tokens, out, threads, &|_| Ok(()))
     }
 
-    /// [`Self::hash_into`] for each row of a batch of shape (batch, `seq_len`); `out` has the shape (batch, count).
+    /// [`Self::hash_into`] that can be stopped.
+    pub fn hash_polled<T: Token>(&self, tokens: &[T], out: &mut [u64], threads: usize, poll: Poll<'_>) -> Result<()> {
+        self.check_out(self.count(tokens.len()), out.len())?;
+        self.hash_row(tokens, out, threads, poll, Place { first: 0, seq_len: usize::MAX })
+    }
+
+    /// [`Self::hash_polled`] for each row of a batch of shape (batch, `seq_len`); `out` has the shape (batch, count).
     pub fn hash_rows_into<T: Token>(
         &self,
         tokens: &[T],
         seq_len: usize,
         out: &mut [u64],
         threads: usize,
+        poll: Poll<'_>,
     ) -> Result<()> {
         parallel::check(threads)?;
         let count = self.count(seq_len);
@@ -170,23 +195,31 @@ impl NgramHasher {
             return Err(Error::value(format!("{} tokens are not rows of {seq_len}", tokens.len())));
         }
         self.check_out(rows * count, out.len())?;
+        let place = |row: usize| Place { first: row * seq_len, seq_len };
         if count == 0 {
-            return validate_from(tokens, 0, seq_len);
+            return validate_from(tokens, place(0));
         }
         if rows < threads {
-            let pairs = tokens.chunks(seq_len).zip(out.chunks_mut(count)).enumerate();
-            return pairs
-                .into_iter()
-                .try_for_each(|(row, (tokens, out))| self.hash_long(tokens, out, threads, row * seq_len, seq_len));
+            let mut pairs = tokens.chunks(seq_len).zip(out.chunks_mut(count)).enumerate();
+            return pairs.try_for_each(|(row, (tokens, out))| self.hash_row(tokens, out, threads, poll, place(row)));
         }
-        let share = rows.div_ceil(threads);
-        let parts = tokens.chunks(share * seq_len).zip(out.chunks_mut(share * count)).enumerate().collect();
-        parallel::for_each(threads, parts, |(part, (tokens, out))| {
-            let pairs = tokens.chunks(seq_len).zip(out.chunks_mut(count)).enumerate();
-            pairs.into_iter().try_for_each(|(row, (tokens, out))| {
-                self.hash_part(tokens, out, (part * share + row) * seq_len, seq_len)
-            })
-        })
+        let step = (self.hashes_per_poll() / count).max(threads);
+        for (step_at, (tokens, out)) in tokens.chunks(step * seq_len).zip(out.chunks_mut(step * count)).enumerate() {
+            let share = (out.len() / count).div_ceil(threads);
+            let parts = tokens.chunks(share * seq_len).zip(out.chunks_mut(share * count)).enumerate().collect();
+            parallel::for_each(threads, parts, |(part, (tokens, out))| {
+                let mut pairs = tokens.chunks(seq_len).zip(out.chunks_mut(count)).enumerate();
+                let first = step_at * step + part * share;
+                pairs.try_for_each(|(row, (tokens, out))| self.hash_part(tokens, out, place(first + row)))
+            })?;
+            poll(((step_at + 1) * step) as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Hashes of about a tenth of a second.
+    fn hashes_per_poll(&self) -> usize {
+        ((1 << 29) / self.n()).next_multiple_of(BLOCK)
     }
 
     fn check_out(&self, needed: usize, given: usize) -> Result<()> {
@@ -199,56 +232,54 @@ impl NgramHasher {
     }
 
     /// One row, cut into a part for each thread; parts overlap by n - 1 tokens.
-    fn hash_long<T: Token>(
+    fn hash_row<T: Token>(
         &self,
         tokens: &[T],
         out: &mut [u64],
         threads: usize,
-        first: usize,
-        seq_len: usize,
+        poll: Poll<'_>,
+        place: Place,
     ) -> Result<()> {
         parallel::check(threads)?;
         if out.is_empty() {
-            return validate_from(tokens, first, seq_len);
+            return validate_from(tokens, place);
         }
-        let share = out.len().div_ceil(threads);
-        let parts = out.chunks_mut(share).enumerate().collect();
-        parallel::for_each(threads, parts, |(part, out): (usize, &mut [u64])| {
-            let start = part * share;
-            self.hash_part(&tokens[start..start + out.len() + self.n() - 1], out, first + start, seq_len)
-        })
+        let step = self.hashes_per_poll().saturating_mul(threads);
+        for (step_at, out) in out.chunks_mut(step).enumerate() {
+            let share = out.len().div_ceil(threads);
+            let parts = out.chunks_mut(share).enumerate().collect();
+            parallel::for_each(threads, parts, |(part, out): (usize, &mut [u64])| {
+                let start = step_at * step + part * share;
+                self.hash_part(&tokens[start..start + out.len() + self.n() - 1], out, place.after(start))
+            })?;
+            poll((step_at * step) as u64)?;
+        }
+        Ok(())
     }
 
     /// The hashes of a non-empty part on this thread.
-    fn hash_part<T: Token>(&self, tokens: &[T], out: &mut [u64], first: usize, seq_len: usize) -> Result<()> {
+    fn hash_part<T: Token>(&self, tokens: &[T], out: &mut [u64], place: Place) -> Result<()> {
         if out.len() < STREAM {
-            return self.hash_blocks(tokens, out, false, first, seq_len);
+            return self.hash_blocks(tokens, out, false, place);
         }
         let head = simd::until_line(out);
         let (before, lines) = out.split_at_mut(head);
-        self.hash_blocks(&tokens[..head + self.n() - 1], before, false, first, seq_len)?;
-        let result = self.hash_blocks(&tokens[head..], lines, true, first + head, seq_len);
+        self.hash_blocks(&tokens[..head + self.n() - 1], before, false, place)?;
+        let result = self.hash_blocks(&tokens[head..], lines, true, place.after(head));
         simd::stream_fence();
         result
     }
 
     /// The hashes of a part, block by block.
-    fn hash_blocks<T: Token>(
-        &self,
-        tokens: &[T],
-        out: &mut [u64],
-        stream: bool,
-        first: usize,
-        seq_len: usize,
-    ) -> Result<()> {
+    fn hash_blocks<T: Token>(&self, tokens: &[T], out: &mut [u64], stream: bool, place: Place) -> Result<()> {
         let rest = out.len();
         for (block, out) in out.chunks_mut(BLOCK).enumerate() {
             let start = block * BLOCK;
             let windows = &tokens[start..start + out.len() + self.n() - 1];
-            validate_from(&windows[..out.len()], first + start, seq_len)?;
+            validate_from(&windows[..out.len()], place.after(start))?;
             self.hash_block(windows, out, stream);
         }
-        validate_from(&tokens[rest..], first + rest, seq_len)
+        validate_from(&tokens[rest..], place.after(rest))
     }
 
     /// The hashes of `out.len() + n - 1` valid tokens; for blocks that stay in the first-level cache. With `stream` they

@@ -5,13 +5,13 @@ use std::str::FromStr;
 use super::hash::{NgramHasher, Token};
 use super::index::{Index, MAX_POSITIONS, Slot};
 use crate::simd::{self, Zeroed};
-use crate::{Error, Result};
+use crate::{Error, Poll, Result};
 
 /// N-grams of a step of the bulk insertion, which has three steps under way.
 const BLOCK: usize = 64;
 
-/// N-grams between two looks at whether to stop.
-const STOP_EVERY: usize = 1 << 20;
+/// N-grams between two polls.
+const POLL_EVERY: usize = 1 << 20;
 
 /// Which next token a table gives for an n-gram that occurs more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +59,14 @@ impl NgramTable {
     /// The table of `tokens`, at least n of them.
     ///
     /// Without `verify` the tokens of n-grams are not compared: n-grams that agree in [`Index::tag_bits`] bits of their
-    /// hashes are one. `stop` is asked now and then; once it is true, the answer is [`Error::Interrupted`].
+    /// hashes are one.
     pub fn new<T: Token>(
         tokens: &[T],
         n: usize,
         policy: Policy,
         verify: bool,
         seed: u64,
-        mut stop: impl FnMut() -> bool,
+        poll: Poll<'_>,
     ) -> Result<Self> {
         let hasher = NgramHasher::new(n, seed)?;
         if tokens.len() < n {
@@ -84,17 +84,17 @@ impl NgramTable {
         let mut table =
             Self { hasher, policy, verify, tokens: own, index: Index::new(windows)?, next: Zeroed::new(0)? };
         match policy {
-            Policy::First => table.build(|_| (), |_, _, _, _| (), &mut stop)?,
+            Policy::First => table.build(|_| (), |_, _, _, _| (), poll)?,
             Policy::Last => {
                 let take_last = |index: &mut Index, slot, start, found: Option<usize>| {
                     if found.is_some() {
                         index.set(slot, start);
                     }
                 };
-                table.build(|_| (), take_last, &mut stop)?;
+                table.build(|_| (), take_last, poll)?;
             }
-            Policy::MostFrequent => table.build_most_frequent(seed, &mut stop)?,
-            Policy::Positions => table.build_positions(&mut stop)?,
+            Policy::MostFrequent => table.build_most_frequent(seed, poll)?,
+            Policy::Positions => table.build_positions(poll)?,
         }
         Ok(table)
     }
@@ -103,15 +103,15 @@ impl NgramTable {
         &mut self,
         touch: impl FnMut(usize),
         visit: impl FnMut(&mut Index, Slot, usize, Option<usize>),
-        stop: &mut impl FnMut() -> bool,
+        poll: Poll<'_>,
     ) -> Result<()> {
         // The last window has no next token.
         let windows = &self.tokens[..self.tokens.len() - 1];
-        insert_windows(windows, &self.hasher, &mut self.index, self.verify, touch, visit, stop)
+        insert_windows(windows, &self.hasher, &mut self.index, self.verify, touch, visit, poll)
     }
 
     /// Counts each (n+1)-gram at its first occurrence, then gives each n-gram the first occurrence of its best one.
-    fn build_most_frequent(&mut self, seed: u64, stop: &mut impl FnMut() -> bool) -> Result<()> {
+    fn build_most_frequent(&mut self, seed: u64, poll: Poll<'_>) -> Result<()> {
         let windows = self.tokens.len() - self.n();
         let longer = NgramHasher::new(self.n() + 1, seed)?;
         let mut longer_index = Index::new(windows)?;
@@ -122,7 +122,7 @@ impl NgramTable {
             firsts[start] = first as u32;
             counts[first] += 1;
         };
-        insert_windows(&self.tokens, &longer, &mut longer_index, self.verify, |_| (), count, stop)?;
+        insert_windows(&self.tokens, &longer, &mut longer_index, self.verify, |_| (), count, poll)?;
         drop(longer_index);
         let take_better = |index: &mut Index, slot, start: usize, found: Option<usize>| {
             let first = firsts[start] as usize;
@@ -131,11 +131,11 @@ impl NgramTable {
                 index.set(slot, first);
             }
         };
-        self.build(|start| simd::prefetch(&counts, start), take_better, stop)
+        self.build(|start| simd::prefetch(&counts, start), take_better, poll)
     }
 
     /// Links the occurrences of each n-gram in a ring.
-    fn build_positions(&mut self, stop: &mut impl FnMut() -> bool) -> Result<()> {
+    fn build_positions(&mut self, poll: Poll<'_>) -> Result<()> {
         let mut next = Zeroed::<u32>::new(self.tokens.len() - self.n())?;
         let cells = std::cell::Cell::from_mut(&mut next[..]).as_slice_of_cells();
         let link = |index: &mut Index, slot, start: usize, found: Option<usize>| {
@@ -144,7 +144,7 @@ impl NgramTable {
             cells[last].set(start as u32);
             index.set(slot, start);
         };
-        self.build(|start| simd::prefetch(cells, start), link, stop)?;
+        self.build(|start| simd::prefetch(cells, start), link, poll)?;
         self.next = next;
         Ok(())
     }
@@ -272,20 +272,20 @@ pub fn insert_windows(
     verify: bool,
     touch: impl FnMut(usize),
     visit: impl FnMut(&mut Index, Slot, usize, Option<usize>),
-    stop: &mut impl FnMut() -> bool,
+    poll: Poll<'_>,
 ) -> Result<()> {
     let n = hasher.n();
     macro_rules! by_length {
         ($($n:literal)*) => {
             match (verify, n) {
-                (false, _) => insert_blocks(tokens, hasher, index, |_, _| true, touch, visit, stop),
+                (false, _) => insert_blocks(tokens, hasher, index, |_, _| true, touch, visit, poll),
                 $((true, $n) => {
                     let window = |start: usize| tokens[start..].first_chunk::<$n>();
-                    insert_blocks(tokens, hasher, index, |a, b| window(a) == window(b), touch, visit, stop)
+                    insert_blocks(tokens, hasher, index, |a, b| window(a) == window(b), touch, visit, poll)
                 })*
                 _ => {
                     let window = |start: usize| &tokens[start..start + n];
-                    insert_blocks(tokens, hasher, index, |a, b| window(a) == window(b), touch, visit, stop)
+                    insert_blocks(tokens, hasher, index, |a, b| window(a) == window(b), touch, visit, poll)
                 }
             }
         };
@@ -300,7 +300,7 @@ fn insert_blocks(
     equal: impl Fn(usize, usize) -> bool,
     mut touch: impl FnMut(usize),
     mut visit: impl FnMut(&mut Index, Slot, usize, Option<usize>),
-    stop: &mut impl FnMut() -> bool,
+    poll: Poll<'_>,
 ) -> Result<()> {
     let count = hasher.count(tokens.len());
     let overlap = hasher.n() - 1;
@@ -310,8 +310,8 @@ fn insert_blocks(
     let mut paths = [[0; BLOCK]; 2];
     let mut capacity = index.capacity();
     for block in 0..count.div_ceil(BLOCK) + 2 {
-        if (block * BLOCK).is_multiple_of(STOP_EVERY) && stop() {
-            return Err(Error::Interrupted);
+        if (block * BLOCK).is_multiple_of(POLL_EVERY) {
+            poll((block * BLOCK) as u64)?;
         }
         let first = (block * BLOCK).min(count);
         let len = BLOCK.min(count - first);
