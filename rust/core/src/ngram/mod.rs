@@ -1,7 +1,10 @@
 //! N-grams: hashing, tables, copiers, the prefix machine and statistics.
 
 pub mod bounded;
+pub mod copier;
 pub mod hash;
 pub mod index;
+pub mod marks;
+pub mod prefix_machine;
 pub mod state;
 pub mod table;
