@@ -7,3 +7,5 @@ mod table;
 pub use copier::NaiveCopier;
 pub use hash::hash_ngrams;
 pub use table::{bounded, most_frequent, positions};
+mod statistics;
+pub use statistics::{first_conflict, first_repeat, ngram_statistics, repeat_windows};

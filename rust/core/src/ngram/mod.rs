@@ -8,3 +8,4 @@ pub mod marks;
 pub mod prefix_machine;
 pub mod state;
 pub mod table;
+pub mod statistics;
