@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 SEED_LIMIT = 2**64
 """Seeds, streams and counters are 0 … 2^64 - 1."""
@@ -58,3 +61,63 @@ def _show(number: int) -> str:
         if number in names:
             return names[number]
     return str(number)
+
+
+MAX_N = 2**16
+"""The longest n-gram."""
+
+MAX_TOKEN = 2**32 - 1
+"""Tokens are 0 … 2^32 - 1."""
+
+_NATIVE = ("uint8", "uint16", "uint32", "int32", "int64")
+
+
+def as_tokens(name: str, tokens: ArrayLike, *, ndim: int) -> NDArray[Any]:
+    """Return tokens as a C-contiguous array of native uint8, uint16, uint32, int32 or int64.
+
+    Arrays of these types are not copied where they are contiguous; the core checks their values.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    ValueError
+        If they have another rank, or do not fit.
+    """
+    array = np.asarray(tokens)
+    if array.size == 0 and not isinstance(tokens, np.ndarray):
+        array = array.astype(np.uint32)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {array.dtype}")
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimension{'s'[: ndim > 1]}, got {array.ndim}")
+    native = array.dtype.newbyteorder("=")
+    if native.name not in _NATIVE:
+        if native.name == "uint64":
+            _check_tokens(name, array)
+        native = np.dtype(np.int64)
+    return np.ascontiguousarray(array, dtype=native)
+
+
+def as_uint32(name: str, tokens: ArrayLike, *, ndim: int) -> NDArray[np.uint32]:
+    """Return tokens as a C-contiguous array of native uint32.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    ValueError
+        If they have another rank, or one is not 0 … 2^32 - 1.
+    """
+    array = as_tokens(name, tokens, ndim=ndim)
+    if array.dtype.kind == "i":
+        _check_tokens(name, array)
+    return array.astype(np.uint32, copy=False)
+
+
+def _check_tokens(name: str, array: NDArray[Any]) -> None:
+    bad = (array < 0) | (array > MAX_TOKEN)
+    if bad.any():
+        at = np.unravel_index(int(bad.argmax()), array.shape)
+        index = ", ".join(str(int(i)) for i in at)
+        raise ValueError(f"{name}[{index}] must be 0 to 2^32 - 1, got {array[at]}")

@@ -4,17 +4,24 @@
 #![allow(missing_docs)]
 
 mod convert;
+mod copier;
 mod error;
 mod sample;
+mod statistics;
+mod watch;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _rust {
     #[pymodule_export]
+    use super::copier::{BoundedNgramCopier, NgramCopier, PrefixMachine};
+    #[pymodule_export]
     use super::sample::{
         markov_chain, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,
     };
+    #[pymodule_export]
+    use super::statistics::{first_pair, ngram_statistics, repeat_windows};
     use super::{Bound, PyAnyMethods, PyModule, PyModuleMethods, PyResult};
 
     #[pymodule_init]

@@ -179,20 +179,20 @@ impl Copier for NgramCopier {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Windows {
     /// [`BOUNDARY`], then the symbols: the key of token i ends at symbol i.
-    symbols: Vec<u64>,
+    pub(super) symbols: Vec<u64>,
     /// Symbols as the hash sees them: n for each boundary.
-    expanded: Vec<u64>,
+    pub(super) expanded: Vec<u64>,
     hashes: Vec<u64>,
 }
 
 impl Windows {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.symbols.clear();
         self.symbols.push(BOUNDARY);
     }
 
     /// Appends tokens, a block at most, and expands them; gives the first token's position.
-    fn extend<T: Token>(&mut self, marks: &Marks, n: usize, tokens: &mut std::slice::Iter<'_, T>) -> usize {
+    pub(super) fn extend<T: Token>(&mut self, marks: &Marks, n: usize, tokens: &mut std::slice::Iter<'_, T>) -> usize {
         let first = self.symbols.len() - 1;
         self.expand_last(n);
         for token in tokens {
@@ -217,8 +217,13 @@ impl Windows {
         hasher.hash_one(self.expanded.iter().copied())
     }
 
+    /// The last symbol.
+    pub(super) fn last(&self) -> u64 {
+        self.symbols.last().copied().unwrap_or(BOUNDARY)
+    }
+
     /// Makes `expanded` the last n symbols, boundaries before the nearest one.
-    fn expand_last(&mut self, n: usize) {
+    pub(super) fn expand_last(&mut self, n: usize) {
         let near = &self.symbols[self.symbols.len().saturating_sub(n)..];
         let after = near.iter().rposition(|&symbol| symbol == BOUNDARY).map_or(0, |boundary| boundary + 1);
         self.expanded.clear();

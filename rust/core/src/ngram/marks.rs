@@ -33,6 +33,12 @@ impl Marks {
         self.end
     }
 
+    /// A token that stands for all boundaries.
+    #[must_use]
+    pub fn boundary(&self) -> Option<u32> {
+        self.boundaries.first().copied()
+    }
+
     /// The symbol of a token: every boundary is [`BOUNDARY`].
     #[inline]
     #[must_use]
@@ -59,6 +65,8 @@ pub struct Batch<'a, T> {
     pub lengths: Option<&'a [i64]>,
     /// The first token to predict; what is before it is the prompt.
     pub start: usize,
+    /// The number of the first row, for errors.
+    pub first_row: usize,
 }
 
 /// Where predictions are written: rows of `seq_len - start`.
@@ -99,7 +107,7 @@ pub trait Copier: Sync {
     /// The answers to a batch; the order of threads has no influence.
     fn predict<T: Token>(&self, batch: Batch<'_, T>, threads: usize, answers: Answers<'_>) -> Result<()> {
         parallel::check(threads)?;
-        let Batch { tokens, seq_len, lengths, start } = batch;
+        let Batch { tokens, seq_len, lengths, start, first_row } = batch;
         if start > seq_len {
             return Err(Error::value(format!("start must be 0 to the length of a row ({seq_len}), got {start}")));
         }
@@ -110,6 +118,7 @@ pub trait Copier: Sync {
             }
             if let Some(row) = lengths.iter().position(|&length| !(0..=seq_len as i64).contains(&length)) {
                 let length = lengths[row];
+                let row = first_row + row;
                 return Err(Error::value(format!("lengths[{row}] must be 0 to {seq_len}, got {length}")));
             }
         }
@@ -144,7 +153,7 @@ pub trait Copier: Sync {
                     Ok(())
                 };
                 answer().map_err(|error| match error {
-                    Error::Value(message) => Error::Value(format!("row {row}: {message}")),
+                    Error::Value(message) => Error::Value(format!("row {}: {message}", first_row + row)),
                     other => other,
                 })?;
                 for (to, from) in said {

@@ -1,6 +1,7 @@
 //! N-grams: hashing, tables, copiers, the prefix machine and statistics.
 
 pub mod bounded;
+pub mod bounded_copier;
 pub mod copier;
 pub mod hash;
 pub mod index;

@@ -3,6 +3,8 @@
 //! Memory besides the text: an index of 8 bytes a slot, at most 3.4 slots for each distinct n-gram (1.7 once the text is
 //! known to be mostly new), and 8 bytes for each distinct n-gram where they are counted.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use super::hash::{NgramHasher, Token};
 use super::index::{Index, MAX_POSITIONS};
 use crate::sample::{self, Rows};
@@ -30,6 +32,19 @@ pub struct NgramStatistics {
     pub occurrences_of_repeated: u64,
     /// Occurrences of the most frequent one; 0 where there is none.
     pub most_common: u64,
+}
+
+impl NgramStatistics {
+    /// The counts of other n-grams added.
+    fn plus(self, other: Self) -> Self {
+        Self {
+            total: self.total + other.total,
+            distinct: self.distinct + other.distinct,
+            repeated: self.repeated + other.repeated,
+            occurrences_of_repeated: self.occurrences_of_repeated + other.occurrences_of_repeated,
+            most_common: self.most_common.max(other.most_common),
+        }
+    }
 }
 
 /// Windows of one length.
@@ -88,43 +103,70 @@ fn check<T: Token>(tokens: &[T], n: usize) -> Result<NgramHasher> {
 pub fn ngram_statistics<T: Token>(tokens: &[T], n: usize, threads: usize, poll: Poll<'_>) -> Result<NgramStatistics> {
     parallel::check(threads)?;
     let hasher = check(tokens, n)?;
-    let mut shares = vec![NgramStatistics::default(); threads];
-    let share_of = |hash: u64| ((u128::from(hash) * threads as u128) >> 64) as usize;
-    parallel::for_each(threads, shares.iter_mut().enumerate().collect(), |(share, result)| {
-        let quiet = |_| Ok(());
-        let mut index = Index::new(MAX_POSITIONS)?;
-        // The index holds numbers of keys, not positions: for each its first position and its count.
-        let mut keys: Vec<(u32, u32)> = Vec::new();
-        scan(tokens, &hasher, &mut index, if share == 0 { poll } else { &quiet }, |index, position, hash| {
-            if threads > 1 && share_of(hash) != share {
-                return Ok(true);
-            }
-            // Slots are found by the high bits of a hash: those of a share must be spread again.
-            let hash = hash.wrapping_mul(threads as u64);
-            let number = keys.len();
-            let same = |key: usize| equal(tokens, n, keys[key].0 as usize, position);
-            match index.get_or_insert(hash, number, same)?.1 {
-                Some(key) => keys[key].1 += 1,
-                None => keys.push((position as u32, 1)),
-            }
-            Ok(true)
-        })?;
-        for count in keys.iter().map(|&(_, count)| u64::from(count)) {
-            result.total += count;
-            result.distinct += 1;
-            result.repeated += u64::from(count > 1);
-            result.occurrences_of_repeated += if count > 1 { count } else { 0 };
-            result.most_common = result.most_common.max(count);
+    let stopped = AtomicBool::new(false);
+    let stop = || if stopped.load(Relaxed) { Err(Error::Interrupted) } else { Ok(()) };
+    let count = |share, poll: Poll<'_>| {
+        let result = count_share(tokens, &hasher, share, threads, poll);
+        stopped.fetch_or(result.is_err(), Relaxed);
+        result
+    };
+    std::thread::scope(|scope| {
+        let (count, stop) = (&count, &stop);
+        let others = (1..threads).map(|share| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, move || count(share, &|_| stop()));
+            thread.map_err(|error| Error::memory(format!("cannot start {threads} threads: {error}")))
+        });
+        let others: Result<Vec<_>> = others.collect();
+        stopped.fetch_or(others.is_err(), Relaxed);
+        // The calling thread counts too: it is the one that may poll.
+        let mut sum = count(0, &|done| stop().and_then(|()| poll(done)));
+        for other in others? {
+            sum = match (sum, other.join().unwrap_or(Err(Error::Interrupted))) {
+                (Ok(sum), Ok(other)) => Ok(sum.plus(other)),
+                // Of two failures, that which is not a consequence of another.
+                (Err(Error::Interrupted) | Ok(_), Err(error)) | (Err(error), _) => Err(error),
+            };
         }
-        Ok(())
+        sum
+    })
+}
+
+/// Counts the n-grams whose hashes are in one of `shares` equal ranges.
+fn count_share<T: Token>(
+    tokens: &[T],
+    hasher: &NgramHasher,
+    share: usize,
+    shares: usize,
+    poll: Poll<'_>,
+) -> Result<NgramStatistics> {
+    let n = hasher.n();
+    let mut index = Index::new(MAX_POSITIONS)?;
+    // The index holds numbers of keys, not positions: for each its first position and its count.
+    let mut keys: Vec<(u32, u32)> = Vec::new();
+    scan(tokens, hasher, &mut index, poll, |index, position, hash| {
+        let product = u128::from(hash) * shares as u128;
+        if (product >> 64) as usize != share {
+            return Ok(true);
+        }
+        // Slots are found by the high bits of a hash: those of a share are spread again.
+        let same = |key: usize| equal(tokens, n, keys[key].0 as usize, position);
+        match index.get_or_insert(product as u64, keys.len(), same)?.1 {
+            Some(key) => keys[key].1 += 1,
+            None => keys.push((position as u32, 1)),
+        }
+        Ok(true)
     })?;
-    Ok(shares.iter().fold(NgramStatistics::default(), |sum, share| NgramStatistics {
-        total: sum.total + share.total,
-        distinct: sum.distinct + share.distinct,
-        repeated: sum.repeated + share.repeated,
-        occurrences_of_repeated: sum.occurrences_of_repeated + share.occurrences_of_repeated,
-        most_common: sum.most_common.max(share.most_common),
-    }))
+    let each = keys.iter().map(|&(_, count)| u64::from(count)).map(|count| {
+        let repeated = count > 1;
+        NgramStatistics {
+            total: count,
+            distinct: 1,
+            repeated: u64::from(repeated),
+            occurrences_of_repeated: if repeated { count } else { 0 },
+            most_common: count,
+        }
+    });
+    Ok(each.fold(NgramStatistics::default(), NgramStatistics::plus))
 }
 
 /// Of all windows of each length, those in which some n-gram occurs at least twice: one pass over the text.
@@ -173,13 +215,16 @@ pub fn sampled_repeat_windows<T: Token>(
         if places == 0 {
             return Ok(windows);
         }
-        let mut starts = vec![0; samples];
-        sample::integers(Rows { seed, stream: length as u64, start: 0 }, 0, places as i64, 1, &mut starts)?;
-        for start in starts {
-            let window = &tokens[start as usize..start as usize + length];
-            windows.total += 1;
-            windows.repeating += u64::from(first_pair(window, &hasher, &|_| Ok(()), |_, _| true)?.is_some());
-            done += length as u64;
+        for first in (0..samples).step_by(BLOCK) {
+            let mut starts = vec![0; BLOCK.min(samples - first)];
+            let rows = Rows { seed, stream: length as u64, start: first as u64 };
+            sample::integers(rows, 0, places as i64, 1, &mut starts)?;
+            for start in starts {
+                let window = &tokens[start as usize..start as usize + length];
+                windows.total += 1;
+                windows.repeating += u64::from(first_pair(window, &hasher, &|_| Ok(()), |_, _| true)?.is_some());
+            }
+            done += (length * BLOCK) as u64;
             poll(done)?;
         }
         Ok(windows)

@@ -1,0 +1,26 @@
+"""N-grams: hashes, tables, copiers and statistics: the NumPy faces of the core.
+
+Tokens are integers 0 … 2^32 - 1 of any integer type.
+"""
+
+from ngram_copy.ngram.copiers import BoundedNgramCopier, NgramCopier, PrefixMachine
+from ngram_copy.ngram.statistics import (
+    NgramStatistics,
+    RepeatWindows,
+    first_conflict,
+    first_repeat,
+    ngram_statistics,
+    repeat_windows,
+)
+
+__all__ = [
+    "BoundedNgramCopier",
+    "NgramCopier",
+    "NgramStatistics",
+    "PrefixMachine",
+    "RepeatWindows",
+    "first_conflict",
+    "first_repeat",
+    "ngram_statistics",
+    "repeat_windows",
+]
