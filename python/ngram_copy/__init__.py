@@ -1,1 +1,32 @@
 """How well can a sequence model copy from its context? N-gram copiers, bounds and a benchmark."""
+
+from ngram_copy import sample, theory
+from ngram_copy.ngram import (
+    BoundedNgramCopier,
+    NgramCopier,
+    NgramStatistics,
+    PrefixMachine,
+    RepeatWindows,
+    StateError,
+    __version__,
+    first_conflict,
+    first_repeat,
+    ngram_statistics,
+    repeat_windows,
+)
+
+__all__ = [
+    "BoundedNgramCopier",
+    "NgramCopier",
+    "NgramStatistics",
+    "PrefixMachine",
+    "RepeatWindows",
+    "StateError",
+    "__version__",
+    "first_conflict",
+    "first_repeat",
+    "ngram_statistics",
+    "repeat_windows",
+    "sample",
+    "theory",
+]

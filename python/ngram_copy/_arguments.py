@@ -88,9 +88,9 @@ def as_tokens(name: str, tokens: ArrayLike, *, ndim: int) -> NDArray[Any]:
     if array.size == 0 and not isinstance(tokens, np.ndarray):
         array = array.astype(np.uint32)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
+        raise TypeError(f"{name} must be integers, not {array.dtype}")
     if array.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} dimension{'s'[: ndim > 1]}, got {array.ndim}")
+        raise ValueError(f"{name} must have {ndim} dimension{'s'[: ndim > 1]}, not {array.ndim}")
     native = array.dtype.newbyteorder("=")
     if native.name not in _NATIVE:
         if native.name == "uint64":
@@ -120,4 +120,4 @@ def _check_tokens(name: str, array: NDArray[Any]) -> None:
     if bad.any():
         at = np.unravel_index(int(bad.argmax()), array.shape)
         index = ", ".join(str(int(i)) for i in at)
-        raise ValueError(f"{name}[{index}] must be 0 to 2^32 - 1, got {array[at]}")
+        raise ValueError(f"{name}[{index}] must be 0 to 2^32 - 1, not {array[at]}")

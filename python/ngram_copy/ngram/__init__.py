@@ -3,6 +3,7 @@
 Tokens are integers 0 … 2^32 - 1 of any integer type.
 """
 
+from ngram_copy._rust import StateError, __version__
 from ngram_copy.ngram.copiers import BoundedNgramCopier, NgramCopier, PrefixMachine
 from ngram_copy.ngram.statistics import (
     NgramStatistics,
@@ -19,6 +20,8 @@ __all__ = [
     "NgramStatistics",
     "PrefixMachine",
     "RepeatWindows",
+    "StateError",
+    "__version__",
     "first_conflict",
     "first_repeat",
     "ngram_statistics",

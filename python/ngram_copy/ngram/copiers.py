@@ -122,7 +122,7 @@ class Copier:
             If the state is damaged, of another version, or of a copier of another kind or shape.
         """
         if not isinstance(state, bytes | bytearray | memoryview):
-            raise TypeError(f"state must be bytes, got {type(state).__name__}")
+            raise TypeError(f"state must be bytes, not {type(state).__name__}")
         return self._core.resume(bytes(state), _count(max_new_tokens), as_uint32("query", query, ndim=1))
 
 

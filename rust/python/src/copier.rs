@@ -131,7 +131,7 @@ impl TryFrom<Miss> for OnMiss {
             Miss::Name(name) if name == "stop" => Ok(Self::Stop),
             Miss::Name(name) if name == "repeat" => Ok(Self::Repeat),
             Miss::Name(name) => {
-                Err(PyValueError::new_err(format!("on_miss must be \"stop\", \"repeat\" or a token, got {name:?}")))
+                Err(PyValueError::new_err(format!("on_miss must be \"stop\", \"repeat\" or a token, not {name:?}")))
             }
         }
     }
@@ -159,7 +159,7 @@ class!(NgramCopier, copier::NgramCopier, {
             "most_frequent" => Policy::MostFrequent,
             _ => {
                 return Err(PyValueError::new_err(format!(
-                    "policy must be \"first\", \"last\" or \"most_frequent\", got {policy:?}"
+                    "policy must be \"first\", \"last\" or \"most_frequent\", not {policy:?}"
                 )));
             }
         };

@@ -22,7 +22,7 @@ impl Marks {
         boundaries.sort_unstable();
         boundaries.dedup();
         if let Some(end) = end.filter(|end| boundaries.contains(end)) {
-            return Err(Error::value(format!("end must not be one of the boundaries, got {end}")));
+            return Err(Error::value(format!("end must not be one of the boundaries, not {end}")));
         }
         Ok(Self { boundaries, end })
     }
@@ -109,17 +109,17 @@ pub trait Copier: Sync {
         parallel::check(threads)?;
         let Batch { tokens, seq_len, lengths, start, first_row } = batch;
         if start > seq_len {
-            return Err(Error::value(format!("start must be 0 to the length of a row ({seq_len}), got {start}")));
+            return Err(Error::value(format!("start must be 0 to the length of a row ({seq_len}), not {start}")));
         }
         let (rows, width) = (tokens.len().checked_div(seq_len).unwrap_or(0), seq_len - start);
         if let Some(lengths) = lengths {
             if lengths.len() != rows {
-                return Err(Error::value(format!("lengths must have {rows} elements, got {}", lengths.len())));
+                return Err(Error::value(format!("lengths must have {rows} elements, not {}", lengths.len())));
             }
             if let Some(row) = lengths.iter().position(|&length| !(0..=seq_len as i64).contains(&length)) {
                 let length = lengths[row];
                 let row = first_row + row;
-                return Err(Error::value(format!("lengths[{row}] must be 0 to {seq_len}, got {length}")));
+                return Err(Error::value(format!("lengths[{row}] must be 0 to {seq_len}, not {length}")));
             }
         }
         if answers.predicted.len() != rows * width || answers.sources.len() != rows * width {

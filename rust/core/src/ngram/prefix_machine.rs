@@ -37,10 +37,10 @@ impl PrefixMachine {
     /// A machine of `groups`·`vocab_size`^`kept` states; `groups` divides `vocab_size`.
     pub fn new(kept: usize, groups: u64, vocab_size: u64, marks: Marks) -> Result<Self> {
         if !(1..=1 << 32).contains(&vocab_size) {
-            return Err(Error::value(format!("vocab_size must be 1 to 2^32, got {vocab_size}")));
+            return Err(Error::value(format!("vocab_size must be 1 to 2^32, not {vocab_size}")));
         }
         if groups == 0 || !vocab_size.is_multiple_of(groups) {
-            return Err(Error::value(format!("groups must divide vocab_size ({vocab_size}), got {groups}")));
+            return Err(Error::value(format!("groups must divide vocab_size ({vocab_size}), not {groups}")));
         }
         Ok(Self { kept, groups, vocab_size, marks })
     }
@@ -48,7 +48,7 @@ impl PrefixMachine {
     /// The largest machine of at most `state_bits` bits: first the largest k, then the largest r.
     pub fn from_state_bits(state_bits: f64, vocab_size: u64, marks: Marks) -> Result<Self> {
         if !(state_bits.is_finite() && state_bits >= 0.0) {
-            return Err(Error::value(format!("state_bits must be finite and at least 0, got {state_bits}")));
+            return Err(Error::value(format!("state_bits must be finite and at least 0, not {state_bits}")));
         }
         let unit = libm::log2(vocab_size as f64);
         let kept = if vocab_size > 1 { libm::floor((state_bits + SLACK) / unit) } else { 0.0 };
