@@ -2,10 +2,10 @@
 
 mod copier;
 mod hash;
+mod statistics;
 mod table;
 
 pub use copier::NaiveCopier;
 pub use hash::hash_ngrams;
-pub use table::{bounded, most_frequent, positions};
-mod statistics;
 pub use statistics::{first_conflict, first_repeat, ngram_statistics, repeat_windows};
+pub use table::{bounded, most_frequent, positions};

@@ -8,5 +8,5 @@ pub mod index;
 pub mod marks;
 pub mod prefix_machine;
 pub mod state;
-pub mod table;
 pub mod statistics;
+pub mod table;
