@@ -1,6 +1,7 @@
 """Copiers against a few lines of plain Python, cut and resumed elsewhere, and their errors."""
 
 import math
+import signal
 import subprocess
 import sys
 
@@ -218,6 +219,23 @@ def test_arrays_of_all_kinds():
     assert copier.predict(np.empty((0, 5), int), start=2)[0].shape == (0, 3)
     assert copier.predict(np.empty((3, 0), int))[0].shape == (3, 0)
     assert copier.complete([], 5).tolist() == []
+
+
+def test_a_signal_ends_a_long_call():
+    def stop(*_):
+        raise TimeoutError("enough")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(TimeoutError, match="enough"):
+            nc.NgramCopier(1).complete([1, 1], 2**60)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(TimeoutError, match="enough"):
+            nc.sample.uniform(0, 0, 0, 400, 1_000_000, 3, out=np.empty((400, 1_000_000), np.uint32))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 COPIER = nc.NgramCopier()
