@@ -5,6 +5,13 @@
 use ngram_copy_core::sample::{self, Categorical, Markov, Rows, TOTAL};
 use proptest::prelude::*;
 
+const CASES: u32 = 1024;
+
+fn config(name: &str) -> ProptestConfig {
+    println!("{name}: {CASES} cases");
+    ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 type Fill = Box<dyn Fn(Rows, usize, usize, &mut [u32]) -> ngram_copy_core::Result<()>>;
 
 fn sources(vocab_size: u64, branching: u64) -> Vec<Fill> {
@@ -20,7 +27,7 @@ fn sources(vocab_size: u64, branching: u64) -> Vec<Fill> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(config("sampling"))]
 
     #[test]
     fn any_split_gives_the_same_rows(

@@ -6,6 +6,13 @@ use ngram_copy_core::Error;
 use ngram_copy_core::ngram::state::{HEADER_BYTES, Kind, Reader, VERSION, Writer, bits_for};
 use proptest::prelude::*;
 
+const CASES: u32 = 1024;
+
+fn config(name: &str) -> ProptestConfig {
+    println!("{name}: {CASES} cases");
+    ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 fn pack(numbers: &[(u64, u32)]) -> Vec<u8> {
     let mut writer = Writer::new(Kind::Copier);
     for &(value, bits) in numbers {
@@ -23,7 +30,7 @@ fn message(bytes: &[u8], kind: Kind) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(config("states"))]
 
     #[test]
     fn numbers_come_back(numbers in prop::collection::vec((any::<u64>(), 0..=64_u32), 0..40)) {
