@@ -60,7 +60,7 @@ class _Cases(_Entry):
 
 class _Statistics(_Entry):
     statistic: Literal["repeats"]
-    n: _Lengths
+    n: Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=1)]
 
 
 class _File(_Table):

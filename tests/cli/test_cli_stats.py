@@ -66,7 +66,7 @@ def test_several_paths(cli, folder):
 def test_a_text_too_short(bad, tmp_path):
     (tmp_path / "short").write_text("abc")
     assert "the text has 3 bytes, too few for a 4-gram" in bad("stats", tmp_path / "short")
-    assert "no window is so long" in bad("stats", tmp_path / "short", "-n", 2, "-L", 10)
+    assert "no window fits into 3 bytes" in bad("stats", tmp_path / "short", "-n", 2, "-L", 10)
 
 
 def test_a_large_file_in_pieces_has_the_same_words(monkeypatch, folder):

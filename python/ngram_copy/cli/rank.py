@@ -58,7 +58,7 @@ def rank(
 
       ngram-copy rank results/mine
 
-      ngram-copy rank results/mine results/theirs --engine 'bounded*' --engine prefix
+      ngram-copy rank results/mine results/theirs --engine 'table-*'
     """
     records = [record for folder in folders for record in read_results(folder) if record["kind"] == "accuracy"]
     answers = _by_engine(records, engine or [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,7 @@ def stats(
         ),
     ] = None,
     words: Annotated[bool, typer.Option("--words", help="Count words, not bytes.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads; they change the time, not the results.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
 ) -> None:
     """Count the n-grams of text, and the windows in which one repeats.
@@ -52,14 +53,17 @@ def stats(
     """
     from ngram_copy import ngram, theory
 
-    tokens, found = _read(paths, words)
-    if len(tokens) < n:
-        raise UserError(f"the text has {len(tokens):,} {found['unit']}, too few for a {n}-gram")
-    counts = ngram.ngram_statistics(tokens, n=n)
-    chosen = sorted({length for length in lengths or _LENGTHS if length <= len(tokens)})
-    if not chosen:
-        raise UserError(f"the text has {len(tokens):,} {found['unit']}: no window is so long; choose shorter --lengths")
-    windows = ngram.repeat_windows(tokens, n=n, lengths=chosen)
+    with _Progress() as progress:
+        tokens, found = _read(paths, words, progress)
+        if len(tokens) < n:
+            raise UserError(f"the text has {len(tokens):,} {found['unit']}, too few for a {n}-gram")
+        chosen = sorted({length for length in lengths or _LENGTHS if length <= len(tokens)})
+        if not chosen:
+            raise UserError(f"no window fits into {len(tokens):,} {found['unit']}: choose shorter --lengths")
+        with user_errors(ValueError, MemoryError):
+            counts = ngram.ngram_statistics(tokens, n, threads=threads, progress=progress.of("counting", len(tokens)))
+            step = progress.of("windows", len(tokens))
+            windows = ngram.repeat_windows(tokens, n, chosen, progress=step)
     found |= {
         "n": n,
         "ngrams": counts.total,
@@ -67,13 +71,13 @@ def stats(
         "repeated": counts.repeated,
         "windows": [
             {
-                "length": length,
-                "repeating": repeating,
-                "total": len(tokens) - length + 1,
-                "p": repeating / (len(tokens) - length + 1),
-                "p_uniform": theory.p_ngram_poisson(length, n, found["vocab_size"]),
+                "length": window.length,
+                "repeating": window.repeating,
+                "total": window.total,
+                "p": window.repeating / window.total,
+                "p_uniform": theory.p_ngram_poisson(window.length, n, found["vocab_size"]),
             }
-            for length, repeating in zip(chosen, windows, strict=True)
+            for window in windows
         ],
     }
     if as_json:
@@ -82,34 +86,51 @@ def stats(
         _show(found)
 
 
-def _read(paths: Sequence[Path], words: bool) -> tuple[NDArray[Any], dict[str, Any]]:
+class _Progress:
+    """A bar for each step, with the time left, on a terminal; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        screen = stderr()
+        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        self._bar = Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def of(self, step: str, total: int) -> Callable[[int], None]:
+        """Begin a step; what is returned is called with how much of it is done."""
+        task = self._bar.add_task(step, total=total)
+        return lambda done: self._bar.update(task, completed=done)
+
+
+def _read(paths: Sequence[Path], words: bool, progress: _Progress) -> tuple[NDArray[Any], dict[str, Any]]:
     """All files as one row of tokens, and what was read."""
     import numpy as np
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ngram_copy.tasks.text import number_words, text_files
 
+    numbers: dict[bytes, int] = {}
+    parts = []
     with user_errors(ValueError, OSError):
         files = [file for path in paths for file in text_files(path)[1]]
         total = sum(file.stat().st_size for file in files)
-    if not total:
-        raise UserError(f"nothing to read: {'it is' if len(files) == 1 else 'all files are'} empty")
-    screen = stderr()
-    numbers: dict[bytes, int] = {}
-    parts = []
-    columns = TextColumn("reading"), BarColumn(), DownloadColumn(), TextColumn("left"), TimeRemainingColumn()
-    with (
-        Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar,
-        user_errors(OSError),
-    ):
-        task = bar.add_task("", total=total)
+        step, done = progress.of("reading", total), 0
         for file in files:
             for piece in _pieces(file.read_bytes()):
                 parts.append(number_words(piece, numbers) if words else np.frombuffer(piece, dtype=np.uint8))
-                bar.advance(task, len(piece))
+                done += len(piece)
+                step(done)
+    if not parts:
+        raise UserError(f"nothing to read: {'the file is' if len(files) == 1 else f'all {len(files)} files are'} empty")
     return np.concatenate(parts), {
         "files": len(files),
-        "bytes": total,
+        "bytes": done,
         "unit": "words" if words else "bytes",
         "tokens": sum(map(len, parts)),
         "vocab_size": len(numbers) if words else 256,
