@@ -142,7 +142,7 @@ def test_other_data_are_refused(bad, made, command, tmp_path):
 
     other = changed(made, tmp_path / "other", change)
     message = bad(command, made, other)
-    assert "copy uniform, trigrams, length 6, seed 0: the data differ (sha256:" in message
+    assert "copy uniform D=4, trigrams, length 6, seed 0: the data differ (sha256:" in message
     assert "sha256:000000000000" in message
 
 

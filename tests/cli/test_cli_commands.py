@@ -151,7 +151,7 @@ def test_compare_finds_what_is_worse(cli, made, tmp_path):
     outcome = cli("compare", made, other)
     assert outcome.code == 1
     assert "1 cell worse than the threshold" in outcome.out
-    assert "copy uniform, trigrams, length 6, seed 0" in outcome.out
+    assert "copy uniform D=4, trigrams, length 6, seed 0" in outcome.out
     assert cli("compare", made, other, "--threshold", drop + 0.01).code == 0
     assert cli("compare", made, other, "--threshold", drop - 0.01).code == 1
     assert cli("compare", other, made).code == 0
@@ -189,7 +189,7 @@ def test_compare_of_a_case_that_fails_now(cli, made, tmp_path):
     other = copy_of(made, tmp_path / "other", fail)
     outcome = cli("compare", made, other)
     assert outcome.code == 1
-    assert "Failed in B: copy uniform, prefix, length 6, seed 0" in outcome.out
+    assert "Failed in B: copy uniform D=4, prefix, length 6, seed 0" in outcome.out
     assert cli("compare", other, made).code == 0
 
 

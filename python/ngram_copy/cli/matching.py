@@ -65,7 +65,8 @@ def task_label(case: dict[str, Any]) -> str:
     """The task's name with the options that tell sources apart."""
     task = case["task"]
     shown = [str(task[option]) for option in ("source", "unit", "successor") if option in task]
-    return " ".join([task["name"], *shown])
+    size = [f"D={task['vocab_size']}"] if "vocab_size" in task else []
+    return " ".join([task["name"], *shown, *size])
 
 
 def _short(data_hash: object) -> str:

@@ -67,7 +67,7 @@ def rank(
     left_out = [key for key in every if key not in shared]
     if not shared:
         raise UserError(
-            f"no cell was answered by all {plural(len(answers), 'engine')} ({', '.join(answers)}): "
+            f"no cell was answered by all {plural(len(answers), 'engine')} ({_some(list(answers))}): "
             "choose some with --engine"
         )
     standings = sorted(
@@ -99,7 +99,7 @@ def rank(
     screen.print(shown)
     screen.print(f"Means over the {plural(len(shared), 'cell')} of {len(every):,} that all engines answered.")
     for key in left_out[:5]:
-        screen.print(f"Left out: {plain(_without_engine(every[key]))} (no result of {plain(', '.join(missing[key]))})")
+        screen.print(f"Left out: {plain(_without_engine(every[key]))} (no result of {plain(_some(missing[key]))})")
     if len(left_out) > 5:
         screen.print(f"Left out: {len(left_out) - 5:,} more (all are listed by --json).")
 
@@ -152,6 +152,11 @@ def _standing(label: str, records: list[Record]) -> Standing:
         mean([bits["mean"] for bits in recalled]) if all(recalled) else None,
         mean([result["state_bits"] for result in results]),
     )
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many there are besides."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _without_engine(record: Record) -> str:
