@@ -227,7 +227,7 @@ def _accuracy(case: Case, threads: int, on_progress: Progress) -> dict[str, Any]
         "strings": _share(strings, case.examples),
         "tokens": _share(tokens, all_tokens),
         "free_checked": {"strings": checked, "disagreements": disagreements},
-        "bits_recalled": _bits_recalled(np.concatenate(bits)) if bits else None,
+        "bits_recalled": _bits_recalled(np.concatenate(bits), all_state_bits) if bits else None,
         "state_bits": float(all_state_bits.mean()),
         "state_bytes": state_bytes,
         **_bounds(case, all_state_bits, h_min),
@@ -316,7 +316,7 @@ def _share(correct: int, total: int) -> dict[str, float | int]:
     return {"correct": correct, "total": total, "low": low, "high": high}
 
 
-def _bits_recalled(bits: NDArray[np.float64]) -> dict[str, float | int]:
+def _bits_recalled(bits: NDArray[np.float64], state_bits: NDArray[np.float64]) -> dict[str, float | int]:
     low, high = score.mean_interval(bits)
     return {
         "mean": float(bits.mean()),
@@ -324,6 +324,7 @@ def _bits_recalled(bits: NDArray[np.float64]) -> dict[str, float | int]:
         "total": len(bits),
         "low": low,
         "high": high,
+        "p_value": score.bits_recalled_p_value(bits, state_bits),
     }
 
 

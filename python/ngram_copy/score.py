@@ -248,6 +248,8 @@ def verdicts(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
           of right strings over all cells (``poisson_binomial_tail``), and its least ``binomial_tail`` times its
           number of cells (which a slack cell cannot hide). ``p_value`` is the least times the number of engines. Cells
           of an engine that share their data count in separate totals; others must come from separate streams.
+        - ``bits_above_state``: {cells, p_value}: does some engine recall more bits than its state holds? The least
+          ``bits_recalled_p_value`` of all cells whose source is known, times their number.
         - ``prefix_fits``: {cells, min_p, rows}: does the prefix machine reach the bound? Two-sided ``binomial_test``
           in each cell of uniform strings with a bound in [0.05, 0.95]; rows are {case_id, label, k, N, bound, p}.
         - ``copier_rule``: {strings, disagreements}: does the exact copier succeed exactly where no n-gram repeats?
@@ -257,6 +259,7 @@ def verdicts(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     accuracy = [record for record in records if record.get("kind") == "accuracy"]
     return {
         "above_bound": _above_bound(accuracy),
+        "bits_above_state": _bits_above_state(accuracy),
         "prefix_fits": _prefix_fits(accuracy),
         "copier_rule": _copier_rule(accuracy),
     }
@@ -306,6 +309,12 @@ def _engine_p_value(cells: Sequence[_Cell]) -> float:
     )
     single = min(binomial_tail(cell.k, cell.n, cell.bound) for cell in cells)
     return min(1.0, 2 * len(totals) * total, 2 * len(cells) * single)
+
+
+def _bits_above_state(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found = [record["result"].get("bits_recalled") or {} for record in records]
+    p_values = [recalled["p_value"] for recalled in found if "p_value" in recalled]
+    return {"cells": len(p_values), "p_value": min(1.0, len(p_values) * min(p_values)) if p_values else None}
 
 
 def _prefix_fits(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

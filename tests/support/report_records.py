@@ -148,6 +148,7 @@ def make():
 
 VERDICTS = {
     "above_bound": {"cells": 150, "p_value": 0.41, "per_engine": {"ngram-3": 1.0, "prefix-8": 0.41}},
+    "bits_above_state": {"cells": 150, "p_value": 1.0},
     "prefix_fits": {
         "cells": 1, "min_p": 0.7,
         "rows": [{"case_id": "0" * 16, "label": "prefix-20", "k": 60, "N": 1000, "bound": 0.0625, "p": 0.7}],

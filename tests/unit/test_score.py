@@ -215,6 +215,7 @@ def record(engine, k, n, bound, *, data="a", length=9, task=None, label=None, **
 def test_verdicts_of_nothing():
     assert score.verdicts([{"kind": "error"}]) == {
         "above_bound": {"cells": 0, "p_value": None, "per_engine": {}},
+        "bits_above_state": {"cells": 0, "p_value": None},
         "prefix_fits": {"cells": 0, "min_p": None, "rows": []},
         "copier_rule": {"strings": 0, "disagreements": 0},
     }
@@ -245,6 +246,13 @@ def test_an_engine_above_its_bound_is_found():
     small = [record("bounded", 20, 1000, 0.01, data=str(i), length=i) for i in range(20)]
     found = score.verdicts(small)["above_bound"]
     assert found["per_engine"]["bounded"] < 1e-20 < score.binomial_tail(20, 1000, 0.01)
+
+
+def test_bits_above_the_state_are_found():
+    records = [record("ngram", 5, 10, 1.0, data=str(i)) for i in range(4)]
+    for each, p in zip(records, [1.0, 0.5, 1e-9, None], strict=True):
+        each["result"]["bits_recalled"] = None if p is None else {"mean": 3.0, "p_value": p}
+    assert score.verdicts(records)["bits_above_state"] == {"cells": 3, "p_value": pytest.approx(3e-9)}
 
 
 def test_cells_of_the_same_strings_are_not_added_up():

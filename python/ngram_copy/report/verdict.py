@@ -36,12 +36,13 @@ def judge(verdicts: Mapping[str, Any] | None) -> list[Verdict]:
     Parameters
     ----------
     verdicts : mapping or None
-        ``above_bound`` {cells, p_value, per_engine}, ``prefix_fits`` {cells, min_p, rows} and ``copier_rule``
+        ``above_bound`` {cells, p_value, per_engine}, ``bits_above_state`` {cells, p_value}, ``prefix_fits`` {cells, min_p, rows} and ``copier_rule``
         {strings, disagreements}; None: nothing was tested.
     """
     verdicts = verdicts or {}
     return [
         _above(verdicts.get("above_bound") or {}),
+        _bits(verdicts.get("bits_above_state") or {}),
         _rule(verdicts.get("copier_rule") or {}),
         _prefix(verdicts.get("prefix_fits") or {}),
     ]
@@ -58,6 +59,15 @@ def _above(found: Mapping[str, Any]) -> Verdict:
     )
     test = "exact one-sided tests of each engine over all its cells"
     text = f"{_cells(found)} with a bound below 1, {test}: p = {p:.3g}{least}"
+    return Verdict(claim, p > THRESHOLD, text)
+
+
+def _bits(found: Mapping[str, Any]) -> Verdict:
+    claim = "No engine recalls more bits than its state holds."
+    if not found.get("cells") or found.get("p_value") is None:
+        return Verdict(claim, None, "no cell has a known source")
+    p = float(found["p_value"])
+    text = f"{_cells(found)} with a known source, an exact test of each, corrected for their number: p = {p:.3g}"
     return Verdict(claim, p > THRESHOLD, text)
 
 
