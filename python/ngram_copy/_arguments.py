@@ -72,10 +72,10 @@ MAX_TOKEN = 2**32 - 1
 _NATIVE = ("uint8", "uint16", "uint32", "int32", "int64")
 
 
-def as_tokens(name: str, tokens: ArrayLike, *, ndim: int) -> NDArray[Any]:
-    """Return tokens as a C-contiguous array of native uint8, uint16, uint32, int32 or int64.
+def as_tokens(name: str, tokens: ArrayLike, *, ndim: int | tuple[int, ...]) -> NDArray[Any]:
+    """Return tokens as an aligned C-contiguous array of native uint8, uint16, uint32, int32 or int64.
 
-    Arrays of these types are not copied where they are contiguous; the core checks their values.
+    Arrays that are such are not copied; the core checks their values.
 
     Raises
     ------
@@ -89,14 +89,16 @@ def as_tokens(name: str, tokens: ArrayLike, *, ndim: int) -> NDArray[Any]:
         array = array.astype(np.uint32)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, not {array.dtype}")
-    if array.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} dimension{'s'[: ndim > 1]}, not {array.ndim}")
+    ranks = (ndim,) if isinstance(ndim, int) else ndim
+    if array.ndim not in ranks:
+        allowed = " or ".join(map(str, ranks))
+        raise ValueError(f"{name} must have {allowed} dimension{'s'[: ranks[-1] > 1]}, not {array.ndim}")
     native = array.dtype.newbyteorder("=")
     if native.name not in _NATIVE:
         if native.name == "uint64":
             _check_tokens(name, array)
         native = np.dtype(np.int64)
-    return np.ascontiguousarray(array, dtype=native)
+    return np.require(array, native, ["C", "A"])
 
 
 def as_uint32(name: str, tokens: ArrayLike, *, ndim: int) -> NDArray[np.uint32]:

@@ -5,6 +5,7 @@ Tokens are integers 0 … 2^32 - 1 of any integer type.
 
 from ngram_copy._rust import StateError, __version__
 from ngram_copy.ngram.copiers import BoundedNgramCopier, NgramCopier, PrefixMachine
+from ngram_copy.ngram.hashes import hash_ngrams
 from ngram_copy.ngram.statistics import (
     NgramStatistics,
     RepeatWindows,
@@ -13,17 +14,21 @@ from ngram_copy.ngram.statistics import (
     ngram_statistics,
     repeat_windows,
 )
+from ngram_copy.ngram.tables import BoundedNgramTable, NgramTable
 
 __all__ = [
     "BoundedNgramCopier",
+    "BoundedNgramTable",
     "NgramCopier",
     "NgramStatistics",
+    "NgramTable",
     "PrefixMachine",
     "RepeatWindows",
     "StateError",
     "__version__",
     "first_conflict",
     "first_repeat",
+    "hash_ngrams",
     "ngram_statistics",
     "repeat_windows",
 ]

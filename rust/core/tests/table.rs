@@ -56,7 +56,7 @@ proptest! {
         }
         let ngrams: Vec<u64> = other.windows(n).chain(tokens.windows(n)).flatten().copied().collect();
         let mut out = vec![0; ngrams.len() / n];
-        last.next_tokens(&ngrams, -7, &mut out).unwrap();
+        last.next_tokens(&ngrams, -7, &mut out, &|_| Ok(())).unwrap();
         let one_by_one: Vec<i64> =
             ngrams.chunks(n).map(|ngram| last.next_token(ngram).unwrap().map_or(-7, i64::from)).collect();
         prop_assert_eq!(out, one_by_one);
@@ -127,7 +127,10 @@ fn bad_arguments_of_tables_are_named() {
         text(table.positions(&[1_u8, 2]).unwrap_err()),
         "positions are kept by a table with policy \"positions\" alone"
     );
-    assert_eq!(text(table.next_tokens(&[1_u8, 2, 3], -1, &mut [0; 2]).unwrap_err()), "3 tokens are not 2 n-grams of 2");
+    assert_eq!(
+        text(table.next_tokens(&[1_u8, 2, 3], -1, &mut [0; 2], &|_| Ok(())).unwrap_err()),
+        "3 tokens are not 2 n-grams of 2"
+    );
     assert!(text("frist".parse::<Policy>().unwrap_err()).starts_with("policy is \"frist\"; it must be \"first\""));
     let stopped =
         NgramTable::new(&[1_u8; 100], 2, Policy::MostFrequent, true, 0, &|_| Err(Error::Interrupted)).unwrap_err();

@@ -6,8 +6,10 @@
 mod convert;
 mod copier;
 mod error;
+mod hash;
 mod sample;
 mod statistics;
+mod table;
 mod watch;
 
 use pyo3::prelude::*;
@@ -17,11 +19,15 @@ mod _rust {
     #[pymodule_export]
     use super::copier::{BoundedNgramCopier, NgramCopier, PrefixMachine};
     #[pymodule_export]
+    use super::hash::hash_ngrams;
+    #[pymodule_export]
     use super::sample::{
         markov_chain, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,
     };
     #[pymodule_export]
     use super::statistics::{first_pair, ngram_statistics, repeat_windows};
+    #[pymodule_export]
+    use super::table::{BoundedNgramTable, NgramTable};
     use super::{Bound, PyAnyMethods, PyModule, PyModuleMethods, PyResult};
 
     #[pymodule_init]

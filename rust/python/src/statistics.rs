@@ -3,21 +3,10 @@
 use ngram_copy_core::ngram::hash::Token;
 use ngram_copy_core::ngram::statistics;
 use ngram_copy_core::{Poll, Result};
-use numpy::PyReadonlyArray1;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::convert::{Tokens, with_tokens};
 use crate::watch::watched;
-
-/// A text, by its type.
-#[derive(FromPyObject)]
-pub(crate) enum Text<'py> {
-    U8(PyReadonlyArray1<'py, u8>),
-    U16(PyReadonlyArray1<'py, u16>),
-    U32(PyReadonlyArray1<'py, u32>),
-    I32(PyReadonlyArray1<'py, i32>),
-    I64(PyReadonlyArray1<'py, i64>),
-}
 
 /// A computation for tokens of any type.
 trait Work: Send {
@@ -25,20 +14,8 @@ trait Work: Send {
     fn run<T: Token>(self, tokens: &[T], poll: Poll<'_>) -> Result<Self::Output>;
 }
 
-fn run<W: Work>(py: Python<'_>, text: &Text<'_>, progress: Option<Py<PyAny>>, work: W) -> PyResult<W::Output> {
-    macro_rules! run {
-        ($tokens:ident) => {{
-            let tokens = $tokens.as_slice().map_err(|_| PyValueError::new_err("tokens must be contiguous"))?;
-            watched(py, progress, |poll| work.run(tokens, poll))
-        }};
-    }
-    match text {
-        Text::U8(tokens) => run!(tokens),
-        Text::U16(tokens) => run!(tokens),
-        Text::U32(tokens) => run!(tokens),
-        Text::I32(tokens) => run!(tokens),
-        Text::I64(tokens) => run!(tokens),
-    }
+fn run<W: Work>(py: Python<'_>, text: &Tokens<'_>, progress: Option<Py<PyAny>>, work: W) -> PyResult<W::Output> {
+    with_tokens!(text, |tokens| watched(py, progress, |poll| work.run(tokens, poll)))
 }
 
 struct Count {
@@ -94,7 +71,7 @@ impl Work for FirstPair {
 #[pyfunction]
 pub(crate) fn ngram_statistics(
     py: Python<'_>,
-    text: Text<'_>,
+    text: Tokens<'_>,
     n: usize,
     threads: usize,
     progress: Option<Py<PyAny>>,
@@ -107,7 +84,7 @@ pub(crate) fn ngram_statistics(
 #[pyfunction]
 pub(crate) fn repeat_windows(
     py: Python<'_>,
-    text: Text<'_>,
+    text: Tokens<'_>,
     n: usize,
     lengths: Vec<usize>,
     samples: Option<usize>,
@@ -120,6 +97,11 @@ pub(crate) fn repeat_windows(
 
 /// (earlier, later).
 #[pyfunction]
-pub(crate) fn first_pair(py: Python<'_>, text: Text<'_>, n: usize, conflict: bool) -> PyResult<Option<(usize, usize)>> {
+pub(crate) fn first_pair(
+    py: Python<'_>,
+    text: Tokens<'_>,
+    n: usize,
+    conflict: bool,
+) -> PyResult<Option<(usize, usize)>> {
     run(py, &text, None, FirstPair { n, conflict })
 }

@@ -27,6 +27,17 @@ pub enum Eviction {
     Overwrite,
 }
 
+impl Eviction {
+    /// The name that is read by `from_str`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KeepFirst => "keep_first",
+            Self::Overwrite => "overwrite",
+        }
+    }
+}
+
 impl std::str::FromStr for Eviction {
     type Err = Error;
 

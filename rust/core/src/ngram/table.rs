@@ -213,14 +213,17 @@ impl NgramTable {
     }
 
     /// The next token of each row of `ngrams`, an array of shape (`out.len()`, n); `missing` for those not in the table.
-    pub fn next_tokens<T: Token>(&self, ngrams: &[T], missing: i64, out: &mut [i64]) -> Result<()> {
+    pub fn next_tokens<T: Token>(&self, ngrams: &[T], missing: i64, out: &mut [i64], poll: Poll<'_>) -> Result<()> {
         let n = self.n();
         if ngrams.len() != n * out.len() {
             return Err(Error::value(format!("{} tokens are not {} n-grams of {n}", ngrams.len(), out.len())));
         }
         T::validate(ngrams)?;
         let mut hashes = [0; BLOCK];
-        for (ngrams, out) in ngrams.chunks(BLOCK * n).zip(out.chunks_mut(BLOCK)) {
+        for (block, (ngrams, out)) in ngrams.chunks(BLOCK * n).zip(out.chunks_mut(BLOCK)).enumerate() {
+            if (block * BLOCK).is_multiple_of(POLL_EVERY) {
+                poll((block * BLOCK) as u64)?;
+            }
             let rows = || ngrams.chunks_exact(n);
             for (hash, row) in hashes.iter_mut().zip(rows()) {
                 *hash = self.hasher.hash_one(row.iter().map(|token| token.to_u64()));
