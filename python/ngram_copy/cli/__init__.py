@@ -5,6 +5,8 @@ Whatever a user can get wrong ends in one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -60,7 +62,7 @@ for command, name in (
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code.
+    """Run a command; returns its exit code: 0, 1, 2, 130, or 141 where the reader of a pipe went away.
 
     Parameters
     ----------
@@ -71,12 +73,15 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     usage_error: type[Exception] = typer.BadParameter.__mro__[2]
     try:
         code = app(args=arguments, prog_name="ngram-copy", standalone_mode=False)
+        sys.stdout.flush()
     except usage_error as error:
         complain(_usage_message(error))
     except UserError as error:
         complain(str(error))
-    except BrokenPipeError:
-        raise
+    except (BrokenPipeError, SystemExit):  # typer exits where a pipe is closed
+        # What is still buffered goes nowhere, so that Python does not complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (KeyboardInterrupt, typer.Abort):

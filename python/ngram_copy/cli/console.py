@@ -27,6 +27,8 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Exceptions of these kinds are the user's: one line and exit code 2."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except kinds as error:
         if isinstance(error, OSError) and error.filename:
             raise UserError(f"{error.filename}: {error.strerror}") from error

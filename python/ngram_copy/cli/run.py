@@ -38,7 +38,7 @@ def run(
     verify: Annotated[
         bool, typer.Option("--verify", help="First compare some examples of each case with the task's oracle.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads; they change the time, not the results.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads; they change the time, not the results.")] = 1,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="In place of the suite's seeds.", show_default=False)
     ] = None,

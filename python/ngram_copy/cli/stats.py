@@ -34,7 +34,7 @@ def stats(
         ),
     ] = None,
     words: Annotated[bool, typer.Option("--words", help="Count words, not bytes.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads; they change the time, not the results.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads; they change the time, not the results.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
 ) -> None:
     """Count the n-grams of text, and the windows in which one repeats.
