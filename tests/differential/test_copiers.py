@@ -1,5 +1,6 @@
 """Copiers against a few lines of plain Python, cut and resumed elsewhere, and their errors."""
 
+import doctest
 import math
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ngram_copy as nc
+from ngram_copy.ngram import copiers
 
 BOS, COPY, EOS = 100, 101, 102
 
@@ -288,3 +290,8 @@ COPIER = nc.NgramCopier()
 def test_bad_arguments(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+@pytest.mark.parametrize(("module", "examples"), [(copiers, 2), (nc.sample, 1)])
+def test_examples_of_the_docstrings(module, examples):
+    assert doctest.testmod(module) == (0, examples)
