@@ -62,12 +62,13 @@ tables = st.integers(0, 6).flatmap(
 
 
 @given(tables, tables, st.integers(2, 9))
-def test_smoothing_and_match_agree_with_loops(fit, test, outcomes):
-    smoothing = score.Smoothing.fit(fit[:, 0], fit[:, 1], outcomes)
-    assert np.all((smoothing.error > 0) & (smoothing.error < 1))
-    assert 0 < smoothing.pooled < 1
+def test_smoothing_and_match_agree_with_loops(fit, test, vocab_size):
+    p = 1 / vocab_size
+    smoothing = score.Smoothing.fit(fit[:, 0], fit[:, 1], np.full(fit[:, 1].shape, math.log2(p)))
+    assert np.all((smoothing.error > 0) & (smoothing.error <= 1))
+    assert 0 < smoothing.pooled <= 1
     tokens, answers = test[:, 0], test[:, 1]
-    log2_q = smoothing.log2_q(tokens, answers)
+    bits = smoothing.bits(tokens, answers, np.full(answers.shape, math.log2(p)))
     match = score.exact_match(tokens, answers)
     for row in range(len(tokens)):
         used = [t for t in range(tokens.shape[1]) if answers[row, t] >= 0]
@@ -75,15 +76,16 @@ def test_smoothing_and_match_agree_with_loops(fit, test, outcomes):
         assert match.tokens[row] == len(right)
         assert match.strings[row] == (len(right) == len(used))
         for t in range(tokens.shape[1]):
-            column = [(p, a) for p, a in fit[:, :, t] if p >= 0 and a >= 0] if t < fit.shape[2] else []
-            error = (sum(p != a for p, a in column) + 0.5) / (len(column) + 1) if column else smoothing.pooled
-            if t not in used:
+            column = [(x, y) for x, y in fit[:, :, t] if x >= 0 and y >= 0] if t < fit.shape[2] else []
+            error = smoothing.pooled
+            if column:
+                missed = max(len(column) * (1 - p), 0.5) / len(column)
+                error = min(1.0, (sum(x != y for x, y in column) + 0.5) / (len(column) + 1) / missed)
+            if t not in used or tokens[row, t] < 0:
                 expected = 1.0
-            elif tokens[row, t] < 0:
-                expected = 1 / outcomes
             else:
-                expected = 1 - error if t in right else error / (outcomes - 1)
-            assert math.isclose(2 ** log2_q[row, t], expected, rel_tol=1e-9)
+                expected = (1 - error) / p + error if t in right else error
+            assert math.isclose(2 ** bits[row, t], expected, rel_tol=1e-9)
 
 
 @given(st.lists(st.integers(0, 3), max_size=12), st.lists(st.integers(-1, 3), max_size=12), st.integers(1, 4))

@@ -217,4 +217,5 @@ class PrefixEngine(_SymbolicEngine):
 
 def _text_bits(prompts: Sequence[NDArray[np.uint32]], vocab: VocabularySpec) -> NDArray[np.float64]:
     """Bits of the data tokens of each prompt; where the special ones stand depends on lengths alone."""
-    return np.array([np.count_nonzero(prompt < vocab.size) for prompt in prompts]) * np.log2(vocab.size)
+    counts = np.array([np.count_nonzero(prompt < vocab.size) for prompt in prompts], dtype=np.float64)
+    return counts * float(np.log2(vocab.size))

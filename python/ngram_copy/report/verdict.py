@@ -36,8 +36,8 @@ def judge(verdicts: Mapping[str, Any] | None) -> list[Verdict]:
     Parameters
     ----------
     verdicts : mapping or None
-        ``above_bound`` {cells, p_value, per_engine}, ``bits_above_state`` {cells, p_value}, ``prefix_fits`` {cells, min_p, rows} and ``copier_rule``
-        {strings, disagreements}; None: nothing was tested.
+        ``above_bound`` {cells, p_value, per_engine}, ``bits_above_state`` {cells, p_value},
+        ``prefix_fits`` {cells, min_p, rows} and ``copier_rule`` {strings, disagreements}; None: nothing was tested.
     """
     verdicts = verdicts or {}
     return [
