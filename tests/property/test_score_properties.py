@@ -81,9 +81,8 @@ def test_smoothing_and_match_agree_with_loops(fit, test, vocab_size):
             if column:
                 missed = max(len(column) * (1 - p), 0.5) / len(column)
                 error = min(1.0, (sum(x != y for x, y in column) + 0.5) / (len(column) + 1) / missed)
-            if t not in used or tokens[row, t] < 0:
-                expected = 1.0
-            else:
+            expected = 1.0
+            if t in used and tokens[row, t] >= 0:
                 expected = (1 - error) / p + error if t in right else error
             assert math.isclose(2 ** bits[row, t], expected, rel_tol=1e-9)
 
