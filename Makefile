@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' 2>/dev/null) Cargo.toml Cargo.lock rustfmt.toml
 THREADS ?= 2
+REFERENCE ?= $(lastword $(sort $(wildcard results/*-symbolic)))
 
 .DEFAULT_GOAL := help
-.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench report docs-check clean
+.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench report headline docs-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +64,9 @@ bench: $(VENV)/.dev  ## time the core against its peers; prints ratios, keeps re
 
 report: $(VENV)/.bench  ## write the report of results/quick again
 	@$(BIN)/ngram-copy report results/quick
+
+headline: $(VENV)/.bench  ## splice README's first table from the newest reference records
+	@$(BIN)/python docs/headline.py $(REFERENCE) --readme README.md
 
 docs-check: $(VENV)/.dev  ## run every command of README and docs
 	@$(BIN)/python tests/docs/commands.py
