@@ -83,7 +83,7 @@ proptest! {
         let hash = finish(sum);
         let low = u64::from((hash as u32).wrapping_mul(0x0e8b_2f51));
         let high = hash.wrapping_sub(low * 0x9e37_79b1) >> 32;
-        prop_assert_eq!(high << 32 | (low ^ (high * high >> 16 & 0xffff_ffff)), sum);
+        prop_assert_eq!((high << 32) | (low ^ (((high * high) >> 16) & 0xffff_ffff)), sum);
     }
 }
 

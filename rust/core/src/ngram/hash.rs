@@ -28,7 +28,7 @@ const BLOCK: usize = 512;
 /// An integer type of token arrays; values are 0 to 2^32 - 1, and for `u64`, the type of symbols, also [`BOUNDARY`].
 pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
     /// Whether there is a value of more than 32 bits.
-    const WIDE: bool = false;
+    const WIDE: bool;
 
     /// The value, where it is one.
     fn to_u64(self) -> u64;
@@ -44,7 +44,7 @@ pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
 macro_rules! tokens {
     ($($type:ty: $valid:expr;)*) => {$(
         impl Token for $type {
-            const WIDE: bool = size_of::<$type>() == 8 && <$type>::MIN == 0;
+            const WIDE: bool = <$type>::MAX as u64 == u64::MAX;
 
             #[inline(always)]
             fn to_u64(self) -> u64 {
