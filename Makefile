@@ -59,8 +59,9 @@ fmt: $(VENV)/.dev  ## format all code
 	@$(BIN)/ruff check -q --fix .
 
 bench: $(VENV)/.dev  ## time the core against its peers; prints ratios, keeps records, splices README's table
-	@$(BIN)/python -m pytest benches -q -o addopts= --benchmark-only --benchmark-json=results/benchmarks.json
-	@$(BIN)/python benches/report.py results/benchmarks.json --readme README.md
+	@mkdir -p .benchmarks
+	@$(BIN)/python -m pytest benches -q -o addopts= --benchmark-only --benchmark-json=.benchmarks/run.json
+	@$(BIN)/python benches/report.py .benchmarks/run.json --readme README.md --records results
 
 report: $(VENV)/.bench  ## write the report of results/quick again
 	@$(BIN)/ngram-copy report results/quick
