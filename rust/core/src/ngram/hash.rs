@@ -10,7 +10,7 @@
 //!
 //! Windows that differ in one token never collide. Tokens that are all multiples of 2^k leave 64 - k bits of the sum.
 
-use crate::simd::{Isa, Kernel, Level};
+use crate::simd::{self, Isa, Kernel, LINES, Level};
 use crate::{Error, Poll, Result, parallel};
 
 /// The largest n.
@@ -24,6 +24,9 @@ const FUSED: usize = 8;
 
 /// Hashes made at a time: 4 KiB, so that they and their tokens stay in the first-level cache.
 const BLOCK: usize = 512;
+
+/// Outputs of at least this many hashes are written past the caches.
+const STREAM: usize = 1 << 20;
 
 /// An integer type of token arrays; values are 0 to 2^32 - 1, and for `u64`, the type of symbols, also [`BOUNDARY`].
 pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
@@ -275,24 +278,38 @@ impl NgramHasher {
         Ok(())
     }
 
-    /// The hashes of a non-empty part on this thread, block by block.
+    /// The hashes of a non-empty part on this thread.
     fn hash_part<T: Token>(&self, tokens: &[T], out: &mut [u64], place: Place) -> Result<()> {
+        if out.len() < STREAM {
+            return self.hash_blocks(tokens, out, false, place);
+        }
+        let head = simd::until_line(out);
+        let (before, lines) = out.split_at_mut(head);
+        self.hash_blocks(&tokens[..head + self.n() - 1], before, false, place)?;
+        let result = self.hash_blocks(&tokens[head..], lines, true, place.after(head));
+        simd::stream_fence();
+        result
+    }
+
+    /// The hashes of a part, block by block.
+    fn hash_blocks<T: Token>(&self, tokens: &[T], out: &mut [u64], stream: bool, place: Place) -> Result<()> {
         let rest = out.len();
         for (block, out) in out.chunks_mut(BLOCK).enumerate() {
             let start = block * BLOCK;
             let windows = &tokens[start..start + out.len() + self.n() - 1];
             validate_from(&windows[..out.len()], place.after(start))?;
-            self.hash_block(windows, out);
+            self.hash_block(windows, out, stream);
         }
         validate_from(&tokens[rest..], place.after(rest))
     }
 
-    /// The hashes of `out.len() + n - 1` valid tokens; for blocks that stay in the first-level cache.
-    pub(crate) fn hash_block<T: Token>(&self, tokens: &[T], out: &mut [u64]) {
+    /// The hashes of `out.len() + n - 1` valid tokens; for blocks that stay in the first-level cache. With `stream` they
+    /// are written past the caches.
+    pub(crate) fn hash_block<T: Token>(&self, tokens: &[T], out: &mut [u64], stream: bool) {
         macro_rules! by_length {
             ($($n:literal)*) => {
                 match self.n() {
-                    $($n => self.level.run(Fused::<T, $n> { hasher: self, tokens, out }),)*
+                    $($n => self.level.run(Fused::<T, $n> { hasher: self, tokens, out, stream }),)*
                     _ => self.level.run(Long { hasher: self, tokens, out }),
                 }
             };
@@ -306,17 +323,54 @@ struct Fused<'a, T, const N: usize> {
     hasher: &'a NgramHasher,
     tokens: &'a [T],
     out: &'a mut [u64],
+    stream: bool,
 }
 
 impl<T: Token, const N: usize> Kernel for Fused<'_, T, N> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: Isa>(self, _: I) {
-        let Some(coefficients) = self.hasher.coefficients.first_chunk::<N>() else { return };
-        for (hash, window) in self.out.iter_mut().zip(self.tokens.windows(N)) {
-            *hash = finish(dot(coefficients, window, self.hasher.offset));
+    fn run<I: Isa>(self, isa: I) {
+        let mut wide = [0; BLOCK + FUSED];
+        if size_of::<T>() < size_of::<u32>() && self.tokens.len() <= wide.len() {
+            // Widened once, not again for each window that a token stands in.
+            for (wide, token) in wide.iter_mut().zip(self.tokens) {
+                *wide = token.to_u64() as u32;
+            }
+            let Self { hasher, out, stream, .. } = self;
+            Fused::<u32, N> { hasher, tokens: &wide[..self.tokens.len()], out, stream }.hash(isa);
+        } else {
+            self.hash(isa);
         }
+    }
+}
+
+impl<T: Token, const N: usize> Fused<'_, T, N> {
+    #[inline(always)]
+    fn hash<I: Isa>(self, isa: I) {
+        let offset = self.hasher.offset;
+        let Some(coefficients) = self.hasher.coefficients.first_chunk::<N>() else { return };
+        if !self.stream {
+            return hash_windows(coefficients, offset, self.tokens, self.out);
+        }
+        // Few lines at a time, so that the processor writes some while it computes the next.
+        let (head, middle, tail) = simd::lines(self.out);
+        let (head_tokens, mut tokens) = (self.tokens, &self.tokens[head.len()..]);
+        hash_windows(coefficients, offset, head_tokens, head);
+        for lines in middle {
+            let mut hashes = [0; LINES];
+            hash_windows(coefficients, offset, &tokens[..LINES + N - 1], &mut hashes);
+            isa.stream(lines, &hashes);
+            tokens = &tokens[LINES..];
+        }
+        hash_windows(coefficients, offset, tokens, tail);
+    }
+}
+
+#[inline(always)]
+fn hash_windows<T: Token, const N: usize>(coefficients: &[u64; N], offset: u64, tokens: &[T], out: &mut [u64]) {
+    for (hash, window) in out.iter_mut().zip(tokens.windows(N)) {
+        *hash = finish(dot(coefficients, window, offset));
     }
 }
 
