@@ -80,6 +80,11 @@ def test_bad_arguments(bad, arguments, message, tmp_path, monkeypatch):
             "lengths = [9999999]",
             "the case book/trigrams/9999999/0 cannot run: phone_book: length must be",
         ),
+        (
+            "examples = 10\n",
+            f"examples = {10**17}\n",
+            f"small.toml: cases[1].examples: must be less than or equal to 1000000000, not {10**17}",
+        ),
         ("kept = 6", "kept = -6", "the case letters/prefix/6/0 cannot run: kept"),
     ],
 )
