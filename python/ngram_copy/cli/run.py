@@ -62,7 +62,7 @@ def run(
       ngram-copy run smoke --json | jq .result.strings
     """
     from ngram_copy import run as runner
-    from ngram_copy.results import ResultsError, canonical_json
+    from ngram_copy.results import RECORDS, ResultsError, canonical_json
     from ngram_copy.suite import SuiteError, load
 
     screen = stderr()
@@ -78,17 +78,19 @@ def run(
         with user_errors(runner.VerificationError):
             count = sum(1 for _ in runner.verify(chosen))
         screen.print(f"{plural(count, 'set')} of examples (task, length, seed) agree with the oracle.")
-    with user_errors(ResultsError, OSError):
-        done, writer = runner.open_results(out, loaded, every, resume=resume)
-    finished = {record["case_id"] for record in done}
-    todo = [case for case in chosen if case.case_id not in finished]
-    if done:
-        screen.print(f"{plural(len(done), 'case')} done before, {len(todo):,} to go.")
-    if as_json:
-        for record in done:
-            print(canonical_json(record))
+    done: list[Record] = []
+    todo = list(chosen)
     failed: list[Record] = []
     try:
+        with user_errors(ResultsError, OSError):
+            done, writer = runner.open_results(out, loaded, every, resume=resume)
+        finished = {record["case_id"] for record in done}
+        todo = [case for case in chosen if case.case_id not in finished]
+        if done:
+            screen.print(f"{plural(len(done), 'case')} done before, {len(todo):,} to go.")
+        if as_json:
+            for record in done:
+                print(canonical_json(record))
         with writer, _Display(screen, todo, quiet=as_json) as display, user_errors(OSError):
             steps = runner.run_cases(todo, writer, threads=threads, on_case=display.begin, on_progress=display.advance)
             for record in steps:
@@ -98,7 +100,8 @@ def run(
                 if as_json:
                     print(canonical_json(record))
     except KeyboardInterrupt:
-        made = writer.path.read_bytes().count(b"\n") - len(done)
+        path = out / RECORDS
+        made = max(0, path.read_bytes().count(b"\n") - len(done)) if path.exists() else 0
         screen.print(
             f"Stopped after {made:,} of {plural(len(todo), 'case')}; what is done is in {plain(out)}. Go on with:\n"
             f"  {plain(_again(suite, out, seed, only or [], threads, no_report))}"
@@ -106,7 +109,7 @@ def run(
         raise typer.Exit(130) from None
     holds = no_report or _report(out, out, quiet=as_json)
     if not as_json:
-        stdout().print(f"records: {plain(out / 'records.jsonl')}", soft_wrap=True)
+        stdout().print(f"records: {plain(out / RECORDS)}", soft_wrap=True)
     if failed:
         screen.print(
             f"{plural(len(failed), 'case')} of {len(todo):,} failed (kind error in the records); "
