@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -88,7 +89,7 @@ def run(
             print(canonical_json(record))
     failed: list[Record] = []
     try:
-        with writer, _Display(screen, todo) as display, user_errors(OSError):
+        with writer, _Display(screen, todo, quiet=as_json) as display, user_errors(OSError):
             steps = runner.run_cases(todo, writer, threads=threads, on_case=display.begin, on_progress=display.advance)
             for record in steps:
                 if record["kind"] == "error":
@@ -188,9 +189,9 @@ def _again(suite: str, out: Path, seed: int | None, only: Sequence[str], threads
 
 
 class _Display:
-    """A progress bar with the current case and the time left, on a terminal; nothing elsewhere."""
+    """A progress bar with the current case and the time left, on a terminal; a line for each tenth elsewhere."""
 
-    def __init__(self, screen: Console, cases: Sequence[Case]) -> None:
+    def __init__(self, screen: Console, cases: Sequence[Case], *, quiet: bool) -> None:
         from rich.progress import (
             BarColumn,
             Progress,
@@ -202,7 +203,11 @@ class _Display:
         from ngram_copy.run import work
 
         self._screen = screen
-        self._weight = 0
+        self._weight = self._done = 0
+        self._total = sum(work(case) * case.length for case in cases)
+        self._lines = not (quiet or screen.is_terminal)
+        self._began = time.monotonic()
+        self._case = ""
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -214,7 +219,7 @@ class _Display:
             transient=True,
             disable=not screen.is_terminal,
         )
-        self._task = self._bar.add_task("", total=sum(work(case) * case.length for case in cases))
+        self._task = self._bar.add_task("", total=self._total)
 
     def __enter__(self) -> _Display:
         self._bar.start()
@@ -224,11 +229,16 @@ class _Display:
         self._bar.stop()
 
     def begin(self, case: Case) -> None:
-        self._weight = case.length
+        self._weight, self._case = case.length, case.name
         self._bar.update(self._task, description=case.name)
 
     def advance(self, strings: int) -> None:
         self._bar.advance(self._task, strings * self._weight)
+        before, self._done = self._done, self._done + strings * self._weight
+        tenth = 10 * self._done // self._total
+        if self._lines and 10 * before // self._total < tenth < 10:
+            seconds = time.monotonic() - self._began
+            self._screen.print(f"{tenth}0% after {seconds:.0f} s: {plain(self._case)}")
 
     def note(self, text: str) -> None:
         self._screen.print(plain(" ".join(text.split())))
