@@ -7,7 +7,7 @@
 
 use super::sequence::{BLOCK, Block, Sequences};
 use super::{Execution, check_len, zeros};
-use crate::simd::{Float, Isa, Kernel, Vector};
+use crate::simd::{self, Float, Isa, Kernel, Vector};
 use crate::{Error, Result, parallel};
 
 /// Channels that one part of the work goes over: they share packed `B` and `C`, and one sum of their gradients.
@@ -494,6 +494,10 @@ impl<T: Float> Kernel for Forward<'_, T> {
             for channel in 0..part.channels {
                 let of = part.first + channel;
                 let start = (part.row * shape.d_model + of) * seq_len + block.start;
+                for values in [Some(inputs.u), Some(inputs.delta), inputs.z].into_iter().flatten() {
+                    prefetch(values, start + seq_len, count);
+                }
+                prefetch(y, (channel + 1) * seq_len + block.start, count);
                 let u = &inputs.u[start..start + count];
                 let bias = inputs.delta_bias.map_or(T::ZERO, |bias| bias[of]);
                 let delta = &inputs.delta[start..start + count];
@@ -537,6 +541,14 @@ impl<T: Float> Kernel for Forward<'_, T> {
         for (states, last_state) in states.chunks(registers).zip(last_state.chunks_mut(d_state)) {
             store_states(states, last_state);
         }
+    }
+}
+
+/// Asks for numbers of the next channel: rows are so far apart that no processor foresees them.
+#[inline(always)]
+fn prefetch<T>(values: &[T], start: usize, count: usize) {
+    for at in (start..start + count).step_by(64 / size_of::<T>()) {
+        simd::prefetch(values, at);
     }
 }
 
@@ -839,6 +851,12 @@ impl<T: Float> Kernel for Backward<'_, T> {
             for channel in 0..part.channels {
                 let of = part.first + channel;
                 let start = (part.row * shape.d_model + of) * seq_len + block.start;
+                for values in [Some(inputs.u), Some(inputs.delta), Some(upstream.y), inputs.z].into_iter().flatten() {
+                    prefetch(values, start + seq_len, count);
+                }
+                for values in [&*gradients.u, &*gradients.delta] {
+                    prefetch(values, (channel + 1) * seq_len + block.start, count);
+                }
                 let (u, delta) = (&inputs.u[start..start + count], &inputs.delta[start..start + count]);
                 let bias = inputs.delta_bias.map_or(T::ZERO, |bias| bias[of]);
                 sizes.read::<I>(isa, u, delta, |_| T::Vector::<I>::splat(isa, bias), inputs.softplus);
