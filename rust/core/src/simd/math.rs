@@ -97,10 +97,13 @@ pub(super) mod single {
         // 1 + x = 2^k (1 + f), lane by lane: f in −0.29 … 0.41, what 1 + x rounds away put back.
         let parts = |x: f32| {
             let sum = 1.0 + x;
-            let k = (sum.to_bits() as i32 - std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32) >> 23;
-            let scale = f32::from_bits(((127 - k) << 23) as u32);
+            let bits = sum.to_bits() as i32;
+            let k = bits.wrapping_sub(std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32) >> 23;
+            let m = f32::from_bits(bits.wrapping_sub(k << 23) as u32);
+            // Where 2^−k would not be a normal number, what was lost counts for nothing.
+            let scale = f32::from_bits((127_i32.wrapping_sub(k.min(126)) as u32) << 23);
             let lost = if x > 1.0 { 1.0 - (sum - x) } else { x - (sum - 1.0) };
-            if k == 0 { (0.0, x) } else { (k as f32, (sum * scale - 1.0) + lost * scale) }
+            if k == 0 { (0.0, x) } else { (k as f32, (m - 1.0) + lost * scale) }
         };
         let k = x.map(isa, |x| parts(x).0);
         let f = x.map(isa, |x| parts(x).1);
@@ -108,7 +111,9 @@ pub(super) mod single {
         let minus_infinity = V::splat(isa, f32::NEG_INFINITY);
         let result = x.if_less(V::splat(isa, (-1.0_f32).next_up()), minus_infinity, result);
         let result = x.if_less(V::splat(isa, -1.0), V::splat(isa, f32::NAN), result);
-        V::splat(isa, f32::MAX).if_less(x, x, result)
+        let result = V::splat(isa, f32::MAX).if_less(x, x, result);
+        // The sign of zero.
+        x.abs().if_less(V::splat(isa, 1e-8), x, result)
     }
 
     #[inline(always)]
@@ -121,8 +126,10 @@ pub(super) mod single {
 
     #[inline(always)]
     pub(in crate::simd) fn sigmoid<V: Vector<Scalar = f32>>(isa: V::Isa, x: V) -> V {
-        let one = V::splat(isa, 1.0);
-        one / (one + exp(isa, V::splat(isa, 0.0) - x))
+        let (zero, one) = (V::splat(isa, 0.0), V::splat(isa, 1.0));
+        // e^(−|x|) never overflows: for negative x the quotient is small and has all its digits.
+        let e = exp(isa, zero - x.abs());
+        x.if_less(zero, e, one) / (e + one)
     }
 }
 
@@ -145,6 +152,9 @@ pub(super) mod double {
         expm1: libm::expm1;
         log1p: libm::log1p;
         softplus: |x: f64| libm::log1p(libm::exp(-x.abs())) + if x < 0.0 { 0.0 } else { x };
-        sigmoid: |x: f64| 1.0 / (1.0 + libm::exp(-x));
+        sigmoid: |x: f64| {
+            let e = libm::exp(-x.abs());
+            if x < 0.0 { e / (1.0 + e) } else { 1.0 / (1.0 + e) }
+        };
     }
 }
