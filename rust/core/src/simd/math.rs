@@ -59,11 +59,24 @@ pub(super) mod single {
     }
 
     #[inline(always)]
-    pub(in crate::simd) fn exp2_bounded<V: Vector<Scalar = f32>>(isa: V::Isa, x: V) -> V {
+    pub(in crate::simd) fn exp2_bounded<V: Vector<Scalar = f32>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N] {
         let magic = V::splat(isa, f32::MAGIC);
-        let shifted = x + magic;
-        let f = x - (shifted - magic);
-        polynomial(isa, &EXP2M1, f).mul_add(f, V::splat(isa, 1.0)).scale_by(shifted)
+        let shifted = x.map(|x| x + magic);
+        let mut f = x;
+        for (f, shifted) in f.iter_mut().zip(shifted) {
+            *f = *f - (shifted - magic);
+        }
+        let mut sums = [V::splat(isa, EXP2M1[5]); N];
+        for coefficient in [EXP2M1[4], EXP2M1[3], EXP2M1[2], EXP2M1[1], EXP2M1[0], 1.0] {
+            let coefficient = V::splat(isa, coefficient);
+            for (sum, f) in sums.iter_mut().zip(f) {
+                *sum = sum.mul_add(f, coefficient);
+            }
+        }
+        for (sum, shifted) in sums.iter_mut().zip(shifted) {
+            *sum = sum.scale_by(shifted);
+        }
+        sums
     }
 
     #[inline(always)]
@@ -146,9 +159,13 @@ pub(super) mod double {
         )*};
     }
 
+    #[inline(always)]
+    pub(in crate::simd) fn exp2_bounded<V: Vector<Scalar = f64>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N] {
+        x.map(|x| x.map(isa, libm::exp2))
+    }
+
     by_lane! {
         exp: libm::exp;
-        exp2_bounded: libm::exp2;
         expm1: libm::expm1;
         log1p: libm::log1p;
         softplus: |x: f64| libm::log1p(libm::exp(-x.abs())) + if x < 0.0 { 0.0 } else { x };
