@@ -1,6 +1,7 @@
 //! Functions of vectors over a slice: for what is small beside a kernel, for tests and for measurements.
 
 #![deny(unsafe_code)]
+#![allow(clippy::needless_range_loop)] // Two arrays of registers are walked in step.
 
 use super::{Float, Isa, Kernel, Level, Vector};
 
@@ -42,20 +43,38 @@ impl<T: Float> Kernel for Map<'_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { function, values } = self;
-        match function {
-            Function::Exp => each(isa, values, |x| T::exp(isa, x)),
-            Function::Exp2Bounded => each(isa, values, |x| T::exp2_bounded(isa, x)),
-            Function::Expm1 => each(isa, values, |x| T::expm1(isa, x)),
-            Function::Log1p => each(isa, values, |x| T::log1p(isa, x)),
-            Function::Softplus => each(isa, values, |x| T::softplus(isa, x)),
-            Function::Sigmoid => each(isa, values, |x| T::sigmoid(isa, x)),
+        let lanes = T::Vector::<I>::LANES;
+        // A macro: a closure would be a function of its own, without the instruction set.
+        macro_rules! each {
+            ($x:ident => $result:expr) => {{
+                let mut blocks = values.chunks_exact_mut(4 * lanes);
+                for values in &mut blocks {
+                    let mut $x = [T::Vector::<I>::splat(isa, T::ZERO); 4];
+                    for register in 0..4 {
+                        $x[register] = T::Vector::<I>::load(isa, &values[register * lanes..(register + 1) * lanes]);
+                    }
+                    let result = $result;
+                    for register in 0..4 {
+                        result[register].store(&mut values[register * lanes..(register + 1) * lanes]);
+                    }
+                }
+                for values in blocks.into_remainder().chunks_mut(lanes) {
+                    let $x = [T::Vector::<I>::load(isa, values); 4];
+                    let result = $result;
+                    result[0].store(values);
+                }
+            }};
+            ($name:ident) => {
+                each!(x => [T::$name(isa, x[0]), T::$name(isa, x[1]), T::$name(isa, x[2]), T::$name(isa, x[3])])
+            };
         }
-    }
-}
-
-#[inline(always)]
-fn each<T: Float, I: Isa>(isa: I, values: &mut [T], function: impl Fn(T::Vector<I>) -> T::Vector<I>) {
-    for values in values.chunks_mut(T::Vector::<I>::LANES) {
-        function(T::Vector::<I>::load(isa, values)).store(values);
+        match function {
+            Function::Exp => each!(exp),
+            Function::Exp2Bounded => each!(x => T::exp2_bounded(isa, x)),
+            Function::Expm1 => each!(expm1),
+            Function::Log1p => each!(log1p),
+            Function::Softplus => each!(softplus),
+            Function::Sigmoid => each!(sigmoid),
+        }
     }
 }

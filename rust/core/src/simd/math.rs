@@ -60,21 +60,22 @@ pub(super) mod single {
 
     #[inline(always)]
     pub(in crate::simd) fn exp2_bounded<V: Vector<Scalar = f32>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N] {
+        // Loops, not closures: a closure would be a function of its own, without the instruction set.
         let magic = V::splat(isa, f32::MAGIC);
-        let shifted = x.map(|x| x + magic);
-        let mut f = x;
-        for (f, shifted) in f.iter_mut().zip(shifted) {
-            *f = *f - (shifted - magic);
+        let (mut shifted, mut f) = (x, x);
+        for n in 0..N {
+            shifted[n] = x[n] + magic;
+            f[n] = x[n] - (shifted[n] - magic);
         }
         let mut sums = [V::splat(isa, EXP2M1[5]); N];
         for coefficient in [EXP2M1[4], EXP2M1[3], EXP2M1[2], EXP2M1[1], EXP2M1[0], 1.0] {
             let coefficient = V::splat(isa, coefficient);
-            for (sum, f) in sums.iter_mut().zip(f) {
-                *sum = sum.mul_add(f, coefficient);
+            for n in 0..N {
+                sums[n] = sums[n].mul_add(f[n], coefficient);
             }
         }
-        for (sum, shifted) in sums.iter_mut().zip(shifted) {
-            *sum = sum.scale_by(shifted);
+        for n in 0..N {
+            sums[n] = sums[n].scale_by(shifted[n]);
         }
         sums
     }
