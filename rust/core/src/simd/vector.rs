@@ -50,7 +50,8 @@ pub trait Float:
 
     /// e^x, to 1.06 ulp in `f32`, denormal results included (errors of all: over every `f32`, by `tests/math.rs`).
     fn exp<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
-    /// 2^x for x in −125 … 126, to 1.23 ulp in `f32` (0.96 with FMA); anything for other x, NaN included. Several registers in step need their constants once.
+    /// 2^x for x in −125 … 126, to 1.23 ulp in `f32` (0.96 with FMA); anything for other x, NaN included. Several
+    /// registers in step need their constants once.
     fn exp2_bounded<V: Vector<Scalar = Self>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N];
     /// e^x − 1, to 1.74 ulp in `f32`.
     fn expm1<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
@@ -58,6 +59,9 @@ pub trait Float:
     fn log1p<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
     /// ln(1 + e^x), to 2.05 ulp in `f32`.
     fn softplus<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
+    /// ln(1 + e^x) and its derivative, 1 / (1 + e^(−x)), both to 2^−125 of absolute error: what below that is small stays.
+    /// From −87 on they have the errors of [`Self::softplus`] and [`Self::sigmoid`].
+    fn softplus_and_slope<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> (V, V);
     /// 1 / (1 + e^(−x)), to 2.41 ulp in `f32`.
     fn sigmoid<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
 }
@@ -181,6 +185,11 @@ macro_rules! floats {
             #[inline(always)]
             fn softplus<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V {
                 math::$math::softplus(isa, x)
+            }
+
+            #[inline(always)]
+            fn softplus_and_slope<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> (V, V) {
+                math::$math::softplus_and_slope(isa, x)
             }
 
             #[inline(always)]
