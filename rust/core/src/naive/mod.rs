@@ -2,10 +2,12 @@
 
 mod copier;
 mod hash;
+mod outer;
 mod statistics;
 mod table;
 
 pub use copier::NaiveCopier;
 pub use hash::hash_ngrams;
+pub use outer::{OuterGradients, OuterInputs, outer, outer_backward};
 pub use statistics::{first_conflict, first_repeat, ngram_statistics, repeat_windows};
 pub use table::{bounded, most_frequent, positions};
