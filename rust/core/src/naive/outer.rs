@@ -71,8 +71,7 @@ impl At {
 
 fn heads(sequences: &Sequences<'_>, shape: Shape) -> impl Iterator<Item = At> {
     let seq_len = sequences.seq_len();
-    (0..sequences.batch())
-        .flat_map(move |row| (0..shape.n_heads).map(move |head| At { shape, seq_len, row, head }))
+    (0..sequences.batch()).flat_map(move |row| (0..shape.n_heads).map(move |head| At { shape, seq_len, row, head }))
 }
 
 /// S = Diag(e^g) S + k vᵀ; o = scale · Sᵀ q. Gives the output and the last state.

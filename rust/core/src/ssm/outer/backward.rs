@@ -2,11 +2,15 @@
 //!
 //! The first, forward in time, has `dq_t = scale · S_t do_t`: the same recurrence with its state transposed, where do
 //! reads. The second, backward in time, has the gradient of the state, `D_t = α_{t+1} D_{t+1} + scale · q_t do_tᵀ`, and
-//! of it `dk_t = D_t v_t` and `dv_t = D_tᵀ k_t`. The gradient of a log-gate needs no state: with
-//! `φ_t = Σ_v D_t ⊙ S_t` of a key channel, `dg_t = φ_t − k_t dk_t` and `φ_t = q_t dq_t + dg_{t+1}`, so that it is a sum
-//! from the end on. That sum is taken in float64 and begins anew, with φ itself, at the end of each block of steps, where
-//! the first pass kept the state: its error does not grow with the length. (NaN in k or v reaches the gradients of gates
-//! up to a block earlier than in the recurrence.)
+//! of it `dk_t = D_t v_t` and `dv_t = D_tᵀ k_t`.
+//!
+//! The gradient of a log-gate, the sum over v of `D_t ⊙ α_t S_{t−1}`, needs no states of single steps: it is the sum of
+//! all that step t lets through, from keys and the state before to queries and the state after. In a chunk these are
+//! products of decays with what the two passes have anyhow; from chunk to chunk it is `R = Σ_v D ⊙ S` of a key channel
+//! that is carried. That is the reverse sum of `q ⊙ dq − k ⊙ dk`, without its large terms that cancel where gates are
+//! nearly closed. R begins anew from D and S at the end of each block, where the first pass kept the state, so that its
+//! error does not grow with the length. (NaN in k or v reaches the gradients of gates up to a block earlier than in the
+//! recurrence.)
 
 use super::forward::clear_padding;
 use super::pack::{
@@ -186,7 +190,7 @@ struct Scratch<V: Vector> {
     tiles: Vec<Tile<V>>,
     /// Transposed states after the last step of each block, where the gates have gradients.
     ends: Vec<Tile<V>>,
-    /// Gradients of queries before the scale, `[step][register]`, likewise.
+    /// Gradients of queries before the scale by the state before their chunk alone, `[step][register]`, likewise.
     queries: Vec<V>,
     flat: Vec<V::Scalar>,
     flat_2: Vec<V::Scalar>,
@@ -285,16 +289,21 @@ impl<V: Vector> Scratch<V> {
                         let register = pair * 2 + half;
                         let at = chunk * registers + register;
                         let (k, a) = (&self.keys.k[at], &self.keys.a[at]);
+                        let mut decay = a[0];
                         for t in 0..CHUNK {
                             let Some(step) = span.step(chunk, t) else { break };
-                            let mut sum = sums[t][half];
-                            for s in 0..=t {
+                            if t > 0 {
+                                decay = decay * a[t];
+                            }
+                            let of_state = decay * sums[t][half];
+                            let mut sum = k[0] * V::splat(isa, mix[t][0]);
+                            for s in 1..=t {
                                 sum = a[s].mul_add(sum, k[s] * V::splat(isa, mix[t][s]));
                             }
                             if keep {
-                                self.queries[step * registers + register] = sum;
+                                self.queries[step * registers + register] = of_state;
                             }
-                            store(isa, sum * scale, of_q.row(step), register * V::LANES, add);
+                            store(isa, (of_state + sum) * scale, of_q.row(step), register * V::LANES, add);
                         }
                     }
                 }
@@ -326,7 +335,8 @@ impl<V: Vector> Scratch<V> {
         if let Some(last_state) = &head.last_state {
             load_tiles(isa, last_state, head_k, &mut self.tiles);
         }
-        let mut gates = vec![0.0; registers * V::LANES];
+        // R.
+        let mut through = vec![zero; registers];
         let mut sum_of_gates = 0.0;
         let (from_zero, first_step) = (head.head.initial_state.is_none(), spans.first().map_or(0, |span| span.start));
         let width = registers * V::LANES;
@@ -336,9 +346,9 @@ impl<V: Vector> Scratch<V> {
             self.read(isa, &head, *span);
             self.keys.weights(isa, chunks, &mut self.weights, &mut self.mix);
             if let (true, Some(block)) = (wanted, span.ends) {
-                gates.fill(0.0);
+                through.fill(zero);
                 if live {
-                    self.restart(isa, block, &head.head, &mut gates);
+                    self.restart(isa, block, &head.head, &mut through);
                 }
             }
             for pair in 0..self.value_pairs {
@@ -371,39 +381,51 @@ impl<V: Vector> Scratch<V> {
             }
             write_columns(isa, &self.of_values, *span, &mut head.of_v);
             for chunk in (0..chunks).rev() {
-                let mix = &self.mix_values[chunk];
-                for s in (0..CHUNK).rev() {
-                    let Some(step) = span.step(chunk, s) else { continue };
-                    let row = of_k.row(step);
-                    let of_keys = &of_keys[(chunk * CHUNK + s) * width..][..width];
-                    for register in 0..registers {
-                        let at = chunk * registers + register;
-                        let (q, k, a) = (&self.keys.q[at], &self.keys.k[at], &self.keys.a[at]);
-                        let start = register * V::LANES;
-                        let mut sum = load::<V>(isa, of_keys, start);
-                        for t in (s + 1..CHUNK).rev() {
-                            sum = a[t] * q[t].mul_add(V::splat(isa, mix[t][s]), sum);
-                        }
-                        sum = q[s].mul_add(V::splat(isa, mix[s][s]), sum);
-                        store(isa, sum, row, start, add);
-                        if wanted {
-                            let of_q = self.queries[step * registers + register];
-                            add_difference([q[s], of_q, k[s], sum], &mut gates[start..start + V::LANES]);
-                        }
+                let steps: [_; CHUNK] = std::array::from_fn(|nth| span.step(chunk, nth));
+                let mut of_gates = [zero; CHUNK];
+                for register in 0..registers {
+                    let at = chunk * registers + register;
+                    let start = register * V::LANES;
+                    let end = KeyEnds {
+                        q: self.keys.q[at],
+                        k: self.keys.k[at],
+                        a: self.keys.a[at],
+                        of_keys: std::array::from_fn(|s| {
+                            load(isa, &of_keys[(chunk * CHUNK + s) * width..][..width], start)
+                        }),
+                    };
+                    let (of_state, gradients) = end.keys(isa, &self.mix_values[chunk]);
+                    for (step, gradient) in steps.iter().zip(gradients) {
+                        let Some(step) = *step else { break };
+                        store(isa, gradient, of_k.row(step), start, add);
                     }
+                    if !wanted {
+                        continue;
+                    }
+                    let of_q = steps.map(|step| step.map_or(zero, |step| self.queries[step * registers + register]));
+                    let mut gates = end.gates(isa, &self.mix_values[chunk], of_state, of_q, &mut through[register]);
                     // Nothing decays where the state before is zero.
-                    if step == span.start && (span.begins || from_zero && step == first_step) {
-                        gates.fill(0.0);
+                    if chunk == 0 && (span.begins || from_zero && span.start == first_step) {
+                        gates[0] = zero;
                     }
-                    match &mut head.of_gate {
-                        OfGate::None => {}
-                        OfGate::Constant(_) => sum_of_gates += sum_of(&gates[..head_k]),
-                        OfGate::Head(of_gate) => of_gate.row(step)[0] = V::Scalar::from_f64(sum_of(&gates[..head_k])),
-                        OfGate::Channel(of_gate) => {
-                            for (to, gate) in of_gate.row(step).iter_mut().zip(&gates) {
-                                *to = V::Scalar::from_f64(*gate);
-                            }
+                    if let OfGate::Channel(of_gate) = &mut head.of_gate {
+                        for (step, gate) in steps.iter().zip(gates) {
+                            let Some(step) = *step else { break };
+                            store(isa, gate, of_gate.row(step), start, false);
                         }
+                    } else {
+                        for (sum, gate) in of_gates.iter_mut().zip(gates) {
+                            *sum = *sum + gate;
+                        }
+                    }
+                }
+                let mut sums = [V::Scalar::ZERO; CHUNK];
+                V::sums(&of_gates, &mut sums);
+                for (step, sum) in steps.iter().zip(sums) {
+                    match (*step, &mut head.of_gate) {
+                        (Some(step), OfGate::Head(of_gate)) => of_gate.row(step)[0] = sum,
+                        (Some(_), OfGate::Constant(_)) => sum_of_gates += sum.to_f64(),
+                        _ => {}
                     }
                 }
             }
@@ -420,19 +442,84 @@ impl<V: Vector> Scratch<V> {
 
     /// The sums over channels of v of the state's gradient times the state that a block left.
     #[inline(always)]
-    fn restart(&mut self, isa: V::Isa, block: usize, head: &Head<'_, V::Scalar>, gates: &mut [f64]) {
+    fn restart(&mut self, isa: V::Isa, block: usize, head: &Head<'_, V::Scalar>, through: &mut [V]) {
         let (key_width, value_width) = (self.key_pairs * 2 * V::LANES, self.value_pairs * 2 * V::LANES);
         flatten(&self.tiles, self.key_tiles, &mut self.flat, value_width);
         let per_block = self.key_pairs * self.value_tiles;
         flatten(&self.ends[block * per_block..][..per_block], self.value_tiles, &mut self.flat_2, key_width);
-        let _ = isa;
-        for channel in 0..head.head_k {
-            let mut sum = V::Scalar::ZERO;
-            for value in 0..head.head_v {
-                sum += self.flat[channel * value_width + value] * self.flat_2[value * key_width + channel];
+        for (register, through) in through.iter_mut().enumerate() {
+            let mut sums = [V::Scalar::ZERO; 8];
+            for lane in 0..V::LANES.min(head.head_k.saturating_sub(register * V::LANES)) {
+                let channel = register * V::LANES + lane;
+                let gradients = &self.flat[channel * value_width..][..head.head_v];
+                for (value, gradient) in gradients.iter().enumerate() {
+                    sums[lane] += *gradient * self.flat_2[value * key_width + channel];
+                }
             }
-            gates[channel] = sum.to_f64();
+            *through = V::load(isa, &sums);
         }
+    }
+}
+
+/// A register of key channels in a chunk: queries, keys, decays, and the products of the gradient of the state after it
+/// with the values.
+struct KeyEnds<V> {
+    q: [V; CHUNK],
+    k: [V; CHUNK],
+    a: [V; CHUNK],
+    of_keys: [V; CHUNK],
+}
+
+impl<V: Vector> KeyEnds<V> {
+    /// Gradients of keys by the state after the chunk alone, and all of them.
+    #[inline(always)]
+    fn keys(&self, isa: V::Isa, mix: &Mix<V::Scalar>) -> ([V; CHUNK], [V; CHUNK]) {
+        let mut of_state = self.of_keys;
+        let mut all = self.of_keys;
+        let mut decay = self.a[CHUNK - 1];
+        for s in (0..CHUNK).rev() {
+            if s + 1 < CHUNK {
+                of_state[s] = decay * self.of_keys[s];
+                decay = decay * self.a[s];
+            }
+            let mut sum = self.q[CHUNK - 1] * V::splat(isa, mix[CHUNK - 1][s]);
+            for t in (s..CHUNK - 1).rev() {
+                sum = self.a[t + 1].mul_add(sum, self.q[t] * V::splat(isa, mix[t][s]));
+            }
+            all[s] = of_state[s] + sum;
+        }
+        (of_state, all)
+    }
+
+    /// Gradients of log-gates; `through` is R after the chunk, then before it.
+    #[inline(always)]
+    fn gates(
+        &self,
+        isa: V::Isa,
+        mix: &Mix<V::Scalar>,
+        of_k: [V; CHUNK],
+        of_q: [V; CHUNK],
+        through: &mut V,
+    ) -> [V; CHUNK] {
+        let zero = V::splat(isa, V::Scalar::ZERO);
+        // What each step lets through from keys to queries of the chunk.
+        let mut inside = [zero; CHUNK];
+        for s in 0..CHUNK {
+            let mut left = self.k[s];
+            for t in s + 1..CHUNK {
+                left = left * self.a[t];
+                let product = left * self.q[t] * V::splat(isa, mix[t][s]);
+                for between in s + 1..=t {
+                    inside[between] = inside[between] + product;
+                }
+            }
+        }
+        let mut gates = [zero; CHUNK];
+        for t in (0..CHUNK).rev() {
+            *through = *through + (self.q[t] * of_q[t] - self.k[t] * of_k[t]);
+            gates[t] = *through + inside[t];
+        }
+        gates
     }
 }
 
@@ -465,21 +552,4 @@ fn mix_reverse<V: Vector>(isa: V::Isa, mix: &[Mix<V::Scalar>], of_output: &[Colu
             out[s] = sum;
         }
     }
-}
-
-/// Adds q·dq − k·dk.
-#[inline(always)]
-fn add_difference<V: Vector>(registers: [V; 4], gates: &mut [f64]) {
-    let mut lanes = [[V::Scalar::ZERO; 8]; 4];
-    for (register, lanes) in registers.iter().zip(&mut lanes) {
-        register.store(&mut lanes[..V::LANES]);
-    }
-    let [q, of_q, k, of_k] = lanes;
-    for (lane, gate) in gates.iter_mut().enumerate().take(V::LANES) {
-        *gate += q[lane].to_f64() * of_q[lane].to_f64() - k[lane].to_f64() * of_k[lane].to_f64();
-    }
-}
-
-fn sum_of(values: &[f64]) -> f64 {
-    values.iter().sum()
 }

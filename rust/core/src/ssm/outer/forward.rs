@@ -1,9 +1,7 @@
 //! The whole sequence.
 
 use super::Head;
-use super::pack::{
-    Keys, Mix, Span, load_tiles, padded_rows, pairs, read_columns, store_tiles, write_columns,
-};
+use super::pack::{Keys, Mix, Span, load_tiles, padded_rows, pairs, read_columns, store_tiles, write_columns};
 use super::tile::{CHUNK, CHUNKS, Columns, ROWS, scan};
 use crate::simd::{Float, HeadMut, Isa, Kernel, Vector};
 use crate::ssm::Sequences;
@@ -28,7 +26,12 @@ pub(super) fn clear_padding<T: Float>(sequences: &Sequences<'_>, row: usize, of:
 
 /// What each step of a chunk has of the values of it and of earlier steps.
 #[inline(always)]
-pub(super) fn mix_forward<V: Vector>(isa: V::Isa, mix: &[Mix<V::Scalar>], values: &[Columns<V>], out: &mut [Columns<V>]) {
+pub(super) fn mix_forward<V: Vector>(
+    isa: V::Isa,
+    mix: &[Mix<V::Scalar>],
+    values: &[Columns<V>],
+    out: &mut [Columns<V>],
+) {
     for ((mix, values), out) in mix.iter().zip(values).zip(out) {
         for t in 0..CHUNK {
             let weight = V::splat(isa, mix[t][0]);

@@ -113,7 +113,8 @@ impl<T: Float> Weights<T> {
         let splat = |x| T::Vector::<I>::splat(isa, x);
         let end = v.len().min(start + REGISTERS * lanes);
         let (width, of) = (v.len(), |register: usize| register * lanes);
-        let values: [_; REGISTERS] = std::array::from_fn(|register| load::<T::Vector<I>>(isa, &v[start..end], of(register)));
+        let values: [_; REGISTERS] =
+            std::array::from_fn(|register| load::<T::Vector<I>>(isa, &v[start..end], of(register)));
         let o = &mut o[start..end];
         let mut sums: [_; REGISTERS] =
             std::array::from_fn(|register| if add { load(isa, o, of(register)) } else { splat(T::ZERO) });
