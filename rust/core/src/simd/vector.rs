@@ -50,8 +50,8 @@ pub trait Float:
 
     /// e^x.
     fn exp<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
-    /// 2^x for x in −125 … 126 or NaN; anything for other x.
-    fn exp2_bounded<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
+    /// 2^x for x in −125 … 126; anything for other x. Several registers in step need their constants once.
+    fn exp2_bounded<V: Vector<Scalar = Self>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N];
     /// e^x − 1.
     fn expm1<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
     /// ln(1 + x).
@@ -157,7 +157,7 @@ macro_rules! floats {
             }
 
             #[inline(always)]
-            fn exp2_bounded<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V {
+            fn exp2_bounded<V: Vector<Scalar = Self>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N] {
                 math::$math::exp2_bounded(isa, x)
             }
 
