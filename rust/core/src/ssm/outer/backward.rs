@@ -14,7 +14,8 @@
 
 use super::forward::clear_padding;
 use super::pack::{
-    Keys, Mix, Span, columns_to_rows, load, load_tiles, mix_columns, read_columns, store, store_tiles, write_columns,
+    Keys, Mix, Span, columns_to_rows, load_tiles, mix_columns, prefetch, prefetch_out, read_columns, store,
+    store_tiles, write_columns,
 };
 use super::tile::{CHUNK, CHUNKS, Columns, Pair, READ, ROWS, RowWeights, Tile, WRITE, reverse, scan};
 use super::{Gate, Gradients, Head, Heads, Rows, SHARERS, Upstream, sum_partial};
@@ -265,12 +266,14 @@ impl<V: Vector> Scratch<V> {
             self.queries.resize(steps * registers, zero);
         }
         let scale = V::splat(isa, head.head.scale);
-        for span in spans {
+        for (nth, span) in spans.iter().enumerate() {
             if span.begins {
                 self.tiles.fill([[zero; 2]; ROWS]);
             }
             let chunks = span.chunks();
             self.read(isa, head, *span);
+            prefetch(&head.head, Some(&head.upstream), spans.get(nth + 1));
+            prefetch_out(of_q, spans.get(nth + 1));
             self.keys.columns(chunks, &mut self.written, &mut self.decays);
             columns_to_rows(&self.values, chunks, WRITE, &mut self.weights);
             columns_to_rows(&self.of_output, chunks, READ, &mut self.weights);
@@ -341,9 +344,16 @@ impl<V: Vector> Scratch<V> {
         let (from_zero, first_step) = (head.head.initial_state.is_none(), spans.first().map_or(0, |span| span.start));
         let width = registers * V::LANES;
         let mut of_keys = vec![V::Scalar::ZERO; CHUNKS * CHUNK * width];
-        for span in spans.iter().rev() {
+        for (nth, span) in spans.iter().enumerate().rev() {
             let chunks = span.chunks();
             self.read(isa, &head, *span);
+            let next = nth.checked_sub(1).and_then(|before| spans.get(before));
+            prefetch(&head.head, Some(&head.upstream), next);
+            prefetch_out(&mut head.of_v, next);
+            prefetch_out(of_k, next);
+            if let OfGate::Head(of_gate) | OfGate::Channel(of_gate) = &mut head.of_gate {
+                prefetch_out(of_gate, next);
+            }
             self.keys.weights(isa, chunks, &mut self.weights, &mut self.mix);
             if let (true, Some(block)) = (wanted, span.ends) {
                 through.fill(zero);
@@ -381,51 +391,50 @@ impl<V: Vector> Scratch<V> {
             }
             write_columns(isa, &self.of_values, *span, &mut head.of_v);
             for chunk in (0..chunks).rev() {
-                let steps: [_; CHUNK] = std::array::from_fn(|nth| span.step(chunk, nth));
+                let first = span.start + chunk * CHUNK;
+                let count = CHUNK.min(span.end - first);
+                let mix = &self.mix_values[chunk];
                 let mut of_gates = [zero; CHUNK];
                 for register in 0..registers {
                     let at = chunk * registers + register;
                     let start = register * V::LANES;
-                    let end = KeyEnds {
-                        q: self.keys.q[at],
-                        k: self.keys.k[at],
-                        a: self.keys.a[at],
-                        of_keys: std::array::from_fn(|s| {
-                            load(isa, &of_keys[(chunk * CHUNK + s) * width..][..width], start)
-                        }),
-                    };
-                    let (of_state, gradients) = end.keys(isa, &self.mix_values[chunk]);
-                    for (step, gradient) in steps.iter().zip(gradients) {
-                        let Some(step) = *step else { break };
-                        store(isa, gradient, of_k.row(step), start, add);
+                    let (mut sums, mut of_q) = ([zero; CHUNK], [zero; CHUNK]);
+                    for nth in 0..CHUNK {
+                        sums[nth] = V::load(isa, &of_keys[(chunk * CHUNK + nth) * width + start..][..V::LANES]);
+                    }
+                    let end = KeyEnds { q: self.keys.q[at], k: self.keys.k[at], a: self.keys.a[at], sums };
+                    let (of_state, gradients) = end.keys(isa, mix);
+                    for nth in 0..count {
+                        store(isa, gradients[nth], of_k.row(first + nth), start, add);
                     }
                     if !wanted {
                         continue;
                     }
-                    let of_q = steps.map(|step| step.map_or(zero, |step| self.queries[step * registers + register]));
-                    let mut gates = end.gates(isa, &self.mix_values[chunk], of_state, of_q, &mut through[register]);
+                    for nth in 0..count {
+                        of_q[nth] = self.queries[(first + nth) * registers + register];
+                    }
+                    let mut gates = end.gates(isa, mix, of_state, of_q, &mut through[register]);
                     // Nothing decays where the state before is zero.
                     if chunk == 0 && (span.begins || from_zero && span.start == first_step) {
                         gates[0] = zero;
                     }
                     if let OfGate::Channel(of_gate) = &mut head.of_gate {
-                        for (step, gate) in steps.iter().zip(gates) {
-                            let Some(step) = *step else { break };
-                            store(isa, gate, of_gate.row(step), start, false);
+                        for nth in 0..count {
+                            store(isa, gates[nth], of_gate.row(first + nth), start, false);
                         }
                     } else {
-                        for (sum, gate) in of_gates.iter_mut().zip(gates) {
-                            *sum = *sum + gate;
+                        for nth in 0..count {
+                            of_gates[nth] = of_gates[nth] + gates[nth];
                         }
                     }
                 }
                 let mut sums = [V::Scalar::ZERO; CHUNK];
                 V::sums(&of_gates, &mut sums);
-                for (step, sum) in steps.iter().zip(sums) {
-                    match (*step, &mut head.of_gate) {
-                        (Some(step), OfGate::Head(of_gate)) => of_gate.row(step)[0] = sum,
-                        (Some(_), OfGate::Constant(_)) => sum_of_gates += sum.to_f64(),
-                        _ => {}
+                for (nth, sum) in sums.iter().enumerate().take(count) {
+                    match &mut head.of_gate {
+                        OfGate::Head(of_gate) => of_gate.row(first + nth)[0] = *sum,
+                        OfGate::Constant(_) => sum_of_gates += sum.to_f64(),
+                        OfGate::None | OfGate::Channel(_) => {}
                     }
                 }
             }
@@ -467,19 +476,19 @@ struct KeyEnds<V> {
     q: [V; CHUNK],
     k: [V; CHUNK],
     a: [V; CHUNK],
-    of_keys: [V; CHUNK],
+    sums: [V; CHUNK],
 }
 
 impl<V: Vector> KeyEnds<V> {
     /// Gradients of keys by the state after the chunk alone, and all of them.
     #[inline(always)]
     fn keys(&self, isa: V::Isa, mix: &Mix<V::Scalar>) -> ([V; CHUNK], [V; CHUNK]) {
-        let mut of_state = self.of_keys;
-        let mut all = self.of_keys;
+        let mut of_state = self.sums;
+        let mut all = self.sums;
         let mut decay = self.a[CHUNK - 1];
         for s in (0..CHUNK).rev() {
             if s + 1 < CHUNK {
-                of_state[s] = decay * self.of_keys[s];
+                of_state[s] = decay * self.sums[s];
                 decay = decay * self.a[s];
             }
             let mut sum = self.q[CHUNK - 1] * V::splat(isa, mix[CHUNK - 1][s]);

@@ -1,7 +1,9 @@
 //! The whole sequence.
 
 use super::Head;
-use super::pack::{Keys, Mix, Span, load_tiles, padded_rows, pairs, read_columns, store_tiles, write_columns};
+use super::pack::{
+    Keys, Mix, Span, load_tiles, padded_rows, pairs, prefetch, prefetch_out, read_columns, store_tiles, write_columns,
+};
 use super::tile::{CHUNK, CHUNKS, Columns, ROWS, scan};
 use crate::simd::{Float, HeadMut, Isa, Kernel, Vector};
 use crate::ssm::Sequences;
@@ -65,7 +67,9 @@ impl<T: Float> Kernel for Forward<'_, T> {
             load_tiles(isa, initial, head.head_k, &mut states);
         }
         clear_padding(sequences, row, &mut o);
-        for span in Span::of(sequences, row) {
+        let spans = Span::of(sequences, row);
+        for (nth, span) in spans.iter().enumerate() {
+            let span = *span;
             if span.begins {
                 states.fill([[zero; 2]; ROWS]);
             }
@@ -73,6 +77,8 @@ impl<T: Float> Kernel for Forward<'_, T> {
             keys.read(isa, &head, span);
             keys.weights(isa, chunks, &mut weights, &mut mix);
             read_columns(isa, &head.v, span, &mut values);
+            prefetch(&head, None, spans.get(nth + 1));
+            prefetch_out(&mut o, spans.get(nth + 1));
             for column in 0..columns {
                 let values = &values[column * CHUNKS..][..chunks];
                 mix_forward(isa, &mix[..chunks], values, &mut out[..chunks]);

@@ -2,7 +2,7 @@
 
 use super::tile::{CHUNK, CHUNKS, Columns, DECAY, Pair, READ, ROWS, RowWeights, SPAN, Tile, WRITE};
 use super::{Head, HeadGate, Rows};
-use crate::simd::{Float, HeadMut, Isa, Vector};
+use crate::simd::{Float, HeadMut, Isa, Vector, prefetch_soon};
 use crate::ssm::Sequences;
 
 /// Consecutive steps of one example, at most [`SPAN`].
@@ -47,6 +47,19 @@ impl Span {
 #[inline(always)]
 pub(super) fn load<V: Vector>(isa: V::Isa, row: &[V::Scalar], start: usize) -> V {
     V::load(isa, row.get(start..).unwrap_or(&[]))
+}
+
+/// Reads a row to one step of consecutive registers.
+#[inline(always)]
+fn read_row<V: Vector>(isa: V::Isa, row: &[V::Scalar], nth: usize, to: &mut [[V; CHUNK]]) {
+    let mut whole = row.chunks_exact(V::LANES);
+    let mut to = to.iter_mut();
+    for (from, to) in (&mut whole).zip(&mut to) {
+        to[nth] = V::load(isa, from);
+    }
+    if let (false, Some(to)) = (whole.remainder().is_empty(), to.next()) {
+        to[nth] = V::load(isa, whole.remainder());
+    }
 }
 
 /// Writes the register of a row that starts at a channel, or adds it.
@@ -100,49 +113,52 @@ impl<V: Vector> Keys<V> {
     #[inline(always)]
     pub(super) fn new(isa: V::Isa, head_k: usize) -> Self {
         let registers = head_k.div_ceil(2 * V::LANES) * 2;
-        let zeros = vec![[V::splat(isa, V::Scalar::ZERO); CHUNK]; CHUNKS * registers];
-        Self { registers, q: zeros.clone(), k: zeros.clone(), a: zeros }
+        let of = |x| vec![[V::splat(isa, x); CHUNK]; CHUNKS * registers];
+        let (zeros, ones) = (of(V::Scalar::ZERO), of(V::Scalar::ONE));
+        Self { registers, q: zeros.clone(), k: zeros, a: ones }
     }
 
+    /// Registers that no channel is in stay as they were made.
     #[inline(always)]
     pub(super) fn read(&mut self, isa: V::Isa, head: &Head<'_, V::Scalar>, span: Span) {
-        let splat = |x| V::splat(isa, x);
-        let (zero, one, scale) = (splat(V::Scalar::ZERO), splat(V::Scalar::ONE), splat(head.scale));
+        let (zero, one) = (V::splat(isa, V::Scalar::ZERO), V::splat(isa, V::Scalar::ONE));
+        let scale = V::splat(isa, head.scale);
+        let used = head.head_k.div_ceil(V::LANES);
         for chunk in 0..span.chunks() {
-            let of_chunk = chunk * self.registers..(chunk + 1) * self.registers;
-            let (q, k, a) =
-                (&mut self.q[of_chunk.clone()], &mut self.k[of_chunk.clone()], &mut self.a[of_chunk.clone()]);
+            let of_chunk = chunk * self.registers..chunk * self.registers + used;
+            let (q, k, a) = (&mut self.q[of_chunk.clone()], &mut self.k[of_chunk.clone()], &mut self.a[of_chunk]);
             for nth in 0..CHUNK {
                 let Some(step) = span.step(chunk, nth) else {
-                    for register in 0..q.len() {
-                        (q[register][nth], k[register][nth], a[register][nth]) = (zero, zero, one);
+                    for ((q, k), a) in q.iter_mut().zip(k.iter_mut()).zip(a.iter_mut()) {
+                        (q[nth], k[nth], a[nth]) = (zero, zero, one);
                     }
                     continue;
                 };
-                let (q_row, k_row) = (head.q.row(step), head.k.row(step));
-                for register in 0..q.len() {
-                    let start = register * V::LANES;
-                    q[register][nth] = load::<V>(isa, q_row, start) * scale;
-                    k[register][nth] = load(isa, k_row, start);
-                }
+                read_row(isa, head.q.row(step), nth, q);
+                read_row(isa, head.k.row(step), nth, k);
                 match &head.gate {
                     HeadGate::Constant(decay) => {
                         for a in a.iter_mut() {
-                            a[nth] = splat(*decay);
+                            a[nth] = V::splat(isa, *decay);
                         }
                     }
                     HeadGate::Head(gates) => {
-                        let decay = V::Scalar::exp(isa, splat(gates.row(step)[0]));
+                        let decay = V::Scalar::exp(isa, V::splat(isa, gates.row(step)[0]));
                         for a in a.iter_mut() {
                             a[nth] = decay;
                         }
                     }
                     HeadGate::Channel(gates) => {
-                        let gates = gates.row(step);
-                        for (register, a) in a.iter_mut().enumerate() {
-                            a[nth] = V::Scalar::exp(isa, load(isa, gates, register * V::LANES));
+                        read_row(isa, gates.row(step), nth, a);
+                        for a in a.iter_mut() {
+                            a[nth] = V::Scalar::exp(isa, a[nth]);
                         }
                     }
+                }
+            }
+            for q in q {
+                for nth in 0..CHUNK {
+                    q[nth] = q[nth] * scale;
                 }
             }
         }
@@ -163,14 +179,6 @@ impl<V: Vector> Keys<V> {
             for register in 0..self.registers {
                 let at = chunk * self.registers + register;
                 let (q, k, a) = (self.q[at], self.k[at], self.a[at]);
-                let mut put = |which: usize, value: V| {
-                    let mut lanes = [V::Scalar::ZERO; 8];
-                    value.store(&mut lanes[..V::LANES]);
-                    let tiles = lanes[..V::LANES].as_chunks::<ROWS>().0;
-                    for (tile, lanes) in tiles.iter().enumerate() {
-                        rows[(register * tiles.len() + tile) * CHUNKS + chunk][which] = *lanes;
-                    }
-                };
                 // Keys as they are left after later steps, and the decay since the start.
                 let mut left = k;
                 let mut decay = a[0];
@@ -184,11 +192,11 @@ impl<V: Vector> Keys<V> {
                     for s in 0..=t {
                         sums[t][s] = q[t].mul_add(left[s], sums[t][s]);
                     }
-                    put(READ + t, decay * q[t]);
+                    put(decay * q[t], register, chunk, READ + t, rows);
                 }
-                put(DECAY, decay);
+                put(decay, register, chunk, DECAY, rows);
                 for s in 0..CHUNK {
-                    put(WRITE + s, left[s]);
+                    put(left[s], register, chunk, WRITE + s, rows);
                 }
             }
             mix[chunk] = mix_of(isa, &sums);
@@ -221,9 +229,14 @@ pub(super) fn read_columns<V: Vector>(isa: V::Isa, from: &Rows<'_, V::Scalar>, s
     for chunk in 0..span.chunks() {
         for nth in 0..CHUNK {
             let row = span.step(chunk, nth).map_or(&[][..], |step| from.row(step));
-            for (tile, to) in to.chunks_mut(CHUNKS).enumerate() {
-                let start = tile * 2 * V::LANES;
-                to[chunk][nth] = [load(isa, row, start), load(isa, row, start + V::LANES)];
+            let mut whole = row.chunks_exact(2 * V::LANES);
+            let mut to = to.chunks_mut(CHUNKS);
+            for (from, to) in (&mut whole).zip(&mut to) {
+                let (first, second) = from.split_at(V::LANES);
+                to[chunk][nth] = [V::load(isa, first), V::load(isa, second)];
+            }
+            for to in to {
+                to[chunk][nth] = [load(isa, whole.remainder(), 0), load(isa, whole.remainder(), V::LANES)];
             }
         }
     }
@@ -245,6 +258,32 @@ pub(super) fn write_columns<V: Vector>(isa: V::Isa, from: &[Columns<V>], span: S
     }
 }
 
+/// Asks early for what the steps of a span read.
+#[inline(always)]
+pub(super) fn prefetch<T: Float>(head: &Head<'_, T>, upstream: Option<&Rows<'_, T>>, span: Option<&Span>) {
+    let Some(span) = span else { return };
+    for step in span.start..span.end {
+        prefetch_soon(head.q.row(step));
+        prefetch_soon(head.k.row(step));
+        prefetch_soon(head.v.row(step));
+        if let HeadGate::Channel(gates) = &head.gate {
+            prefetch_soon(gates.row(step));
+        }
+        if let Some(upstream) = upstream {
+            prefetch_soon(upstream.row(step));
+        }
+    }
+}
+
+/// Asks early for what the steps of a span write: a store to what is not there holds up all later ones.
+#[inline(always)]
+pub(super) fn prefetch_out<T: Float>(out: &mut HeadMut<'_, T>, span: Option<&Span>) {
+    let Some(span) = span else { return };
+    for step in span.start..span.end {
+        prefetch_soon(out.row(step));
+    }
+}
+
 /// Copies columns, as [`WRITE`] or [`READ`] weights of rows that are the same channels.
 #[inline(always)]
 pub(super) fn columns_to_rows<V: Vector>(
@@ -257,16 +296,22 @@ pub(super) fn columns_to_rows<V: Vector>(
         for (chunk, columns) in columns.iter().enumerate().take(chunks) {
             for nth in 0..CHUNK {
                 for half in 0..2 {
-                    let mut lanes = [V::Scalar::ZERO; 8];
-                    columns[nth][half].store(&mut lanes[..V::LANES]);
-                    let tiles = lanes[..V::LANES].as_chunks::<ROWS>().0;
-                    for (tile, lanes) in tiles.iter().enumerate() {
-                        let tile = (pair * 2 + half) * tiles.len() + tile;
-                        rows[tile * CHUNKS + chunk][which + nth] = *lanes;
-                    }
+                    put(columns[nth][half], pair * 2 + half, chunk, which + nth, rows);
                 }
             }
         }
+    }
+}
+
+/// Puts a register of channels where the rows of tiles have these.
+#[inline(always)]
+fn put<V: Vector>(value: V, register: usize, chunk: usize, which: usize, rows: &mut [RowWeights<V::Scalar>]) {
+    let mut lanes = [V::Scalar::ZERO; 8];
+    value.store(&mut lanes[..V::LANES]);
+    let tiles = V::LANES / ROWS;
+    for tile in 0..tiles {
+        let (lanes, _) = lanes[tile * ROWS..].as_chunks::<ROWS>();
+        rows[(register * tiles + tile) * CHUNKS + chunk][which] = lanes[0];
     }
 }
 

@@ -59,14 +59,15 @@ impl<T: Float> Kernel for Step<'_, T> {
             let count = BLOCK.min(head_k - first);
             let mut weights = Weights { q: [T::ZERO; BLOCK], k: [T::ZERO; BLOCK], decay: [T::ZERO; BLOCK], count };
             for start in (0..count).step_by(lanes) {
-                let of = |row: &[T]| load::<T::Vector<I>>(isa, row, first + start);
+                let at = first + start;
                 let decay = match &head.gate {
                     HeadGate::Constant(decay) => T::Vector::<I>::splat(isa, *decay),
                     HeadGate::Head(gate) => T::exp(isa, T::Vector::<I>::splat(isa, gate.row(0)[0])),
-                    HeadGate::Channel(gate) => T::exp(isa, of(gate.row(0))),
+                    HeadGate::Channel(gate) => T::exp(isa, load(isa, gate.row(0), at)),
                 };
-                (of(q) * T::Vector::<I>::splat(isa, head.scale)).store(&mut weights.q[start..]);
-                of(k).store(&mut weights.k[start..]);
+                (load::<T::Vector<I>>(isa, q, at) * T::Vector::<I>::splat(isa, head.scale))
+                    .store(&mut weights.q[start..]);
+                load::<T::Vector<I>>(isa, k, at).store(&mut weights.k[start..]);
                 decay.store(&mut weights.decay[start..]);
             }
             if transposed {
@@ -110,25 +111,30 @@ impl<T: Float> Weights<T> {
         o: &mut [T],
     ) {
         let lanes = T::Vector::<I>::LANES;
-        let splat = |x| T::Vector::<I>::splat(isa, x);
         let end = v.len().min(start + REGISTERS * lanes);
-        let (width, of) = (v.len(), |register: usize| register * lanes);
-        let values: [_; REGISTERS] =
-            std::array::from_fn(|register| load::<T::Vector<I>>(isa, &v[start..end], of(register)));
+        let (zero, width) = (T::Vector::<I>::splat(isa, T::ZERO), v.len());
         let o = &mut o[start..end];
-        let mut sums: [_; REGISTERS] =
-            std::array::from_fn(|register| if add { load(isa, o, of(register)) } else { splat(T::ZERO) });
+        let (mut values, mut sums) = ([zero; REGISTERS], [zero; REGISTERS]);
+        for register in 0..REGISTERS {
+            values[register] = load(isa, &v[start..end], register * lanes);
+            if add {
+                sums[register] = load(isa, o, register * lanes);
+            }
+        }
         let rows = state.chunks_exact(width).zip(new_state.chunks_exact_mut(width));
         for (((state, new_state), q), (k, decay)) in rows.zip(&self.q).zip(self.k.iter().zip(&self.decay)) {
             let (state, new_state) = (&state[start..end], &mut new_state[start..end]);
+            let (q, k, decay) =
+                (T::Vector::<I>::splat(isa, *q), T::Vector::<I>::splat(isa, *k), T::Vector::<I>::splat(isa, *decay));
             for register in 0..REGISTERS {
-                let new = splat(*decay).mul_add(load(isa, state, of(register)), splat(*k) * values[register]);
-                new.store(&mut new_state[of(register)..]);
-                sums[register] = splat(*q).mul_add(new, sums[register]);
+                let before = load::<T::Vector<I>>(isa, state, register * lanes);
+                let new = decay.mul_add(before, k * values[register]);
+                new.store(&mut new_state[register * lanes..]);
+                sums[register] = q.mul_add(new, sums[register]);
             }
         }
         for register in 0..REGISTERS {
-            sums[register].store(&mut o[of(register)..]);
+            sums[register].store(&mut o[register * lanes..]);
         }
     }
 
@@ -155,10 +161,10 @@ impl<T: Float> Weights<T> {
                 let (state, new_state) = (&state[columns.clone()], &mut new_state[columns]);
                 let value = T::Vector::<I>::splat(isa, v[row]);
                 for at in (0..self.count).step_by(lanes) {
-                    let of = |from: &[T]| load::<T::Vector<I>>(isa, from, at);
-                    let new = of(&self.decay).mul_add(of(state), of(&self.k) * value);
+                    let decay = load::<T::Vector<I>>(isa, &self.decay, at);
+                    let new = decay.mul_add(load(isa, state, at), load::<T::Vector<I>>(isa, &self.k, at) * value);
                     new.store(&mut new_state[at..]);
-                    *product = of(&self.q).mul_add(new, *product);
+                    *product = load::<T::Vector<I>>(isa, &self.q, at).mul_add(new, *product);
                 }
             }
             let mut sums = [T::ZERO; ROWS];
