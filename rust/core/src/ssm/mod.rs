@@ -11,6 +11,7 @@ pub mod conv;
 pub mod linear;
 mod parts;
 pub mod s4d;
+pub mod outer;
 pub mod selective;
 pub mod sequence;
 
