@@ -6,6 +6,7 @@
 //! that do not depend on the number of threads, and sums over parts are taken in one order: the same bytes for any
 //! number of threads on one instruction set.
 
+pub mod delta;
 pub mod selective;
 pub mod sequence;
 
