@@ -13,6 +13,9 @@ use crate::ssm::sequence::{BLOCK, Block, Sequences};
 /// Columns of a tile: all its states in a block of steps stay in the second cache.
 const COLUMNS: usize = 16;
 
+/// Columns whose states are recomputed together.
+const TOGETHER: usize = 4;
+
 /// What a part writes.
 pub(super) struct Written<'a, T> {
     pub(super) part: Part,
@@ -64,8 +67,18 @@ struct Tile<V: Vector> {
     v: [Row<V::Scalar>; BLOCK],
     /// Gradient of the output, then of v.
     gradients: [Row<V::Scalar>; BLOCK],
-    /// v − what was there.
+    /// v − what was there, then β times that.
     errors: [Row<V::Scalar>; BLOCK],
+}
+
+/// Sums over columns, for a register of keys at a step.
+#[derive(Clone, Copy)]
+struct ColumnSums<V> {
+    /// Of what is read of the state before.
+    read: V,
+    written: V,
+    erased: V,
+    decayed: V,
 }
 
 /// Sums over the columns of a part in a block of steps: a register of keys after another.
@@ -74,7 +87,7 @@ struct BlockSums<T: Float, I: Isa> {
     k: Vec<T::Vector<I>>,
     /// Where the gate is one of heads, one register a step, to be summed and multiplied by the gate.
     g: Vec<T::Vector<I>>,
-    beta: [T; BLOCK],
+    beta: [T::Vector<I>; BLOCK],
 }
 
 impl<T: Float> Kernel for Backward<'_, T> {
@@ -118,7 +131,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
             q: vec![zero; registers * BLOCK],
             k: vec![zero; registers * BLOCK],
             g: vec![zero; if matches!(inputs.g, Gate::Key(_)) { registers * BLOCK } else { BLOCK }],
-            beta: [T::ZERO; BLOCK],
+            beta: [zero; BLOCK],
         };
         let token = part.row * seq_len;
         let values = Values { shape, v: inputs.v, part, token };
@@ -140,22 +153,26 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 }
                 let (from, len) = (columns.0 - part.first, columns.1);
                 for t in 0..count {
-                    tile.v[t][..len].copy_from_slice(&values.row(block.start + t)[from..from + len]);
-                    tile.gradients[t][..len].copy_from_slice(&outputs.row(block.start + t)[from..from + len]);
+                    tile.v[t] = read_row(values.row(block.start + t), from);
+                    tile.gradients[t] = read_row(outputs.row(block.start + t), from);
                 }
                 let of_state = &mut of_states[index * registers..][..registers];
                 by_gate!(inputs.g, GATE => {
-                    // Loops of a length that is known.
-                    if len == COLUMNS {
-                        keys.recompute::<GATE>(isa, COLUMNS, &mut tile);
-                        keys.reverse::<GATE>(isa, COLUMNS, &mut tile, of_state, &mut sums);
+                    // Loops of a length that is known, without masks.
+                    if len == COLUMNS && unused.is_none() {
+                        keys.recompute::<GATE, true>(isa, &mut tile);
+                        keys.reverse::<GATE, true>(isa, COLUMNS, &mut tile, of_state, &mut sums);
                     } else {
-                        keys.recompute::<GATE>(isa, len, &mut tile);
-                        keys.reverse::<GATE>(isa, len, &mut tile, of_state, &mut sums);
+                        keys.recompute::<GATE, false>(isa, &mut tile);
+                        keys.reverse::<GATE, false>(isa, len, &mut tile, of_state, &mut sums);
                     }
                 });
                 for t in 0..count {
-                    written.v.row(block.start + t)[from..from + len].copy_from_slice(&tile.gradients[t][..len]);
+                    let row = &mut written.v.row(block.start + t)[from..];
+                    match row.first_chunk_mut::<COLUMNS>() {
+                        Some(row) => *row = tile.gradients[t],
+                        None => row.copy_from_slice(&tile.gradients[t][..len]),
+                    }
                 }
                 if block.checkpoint.is_none() {
                     of_state.fill([zero; COLUMNS]);
@@ -185,6 +202,17 @@ impl Part {
         let end = self.first + self.columns;
         (self.first..end).step_by(COLUMNS).map(move |first| (first, COLUMNS.min(end - first)))
     }
+}
+
+/// Columns of a row from `first` on; zeros where there are none.
+#[inline(always)]
+fn read_row<T: Float>(row: &[T], first: usize) -> Row<T> {
+    if let Some(row) = row[first..].first_chunk::<COLUMNS>() {
+        return *row;
+    }
+    let mut out = [T::ZERO; COLUMNS];
+    out[..row.len() - first].copy_from_slice(&row[first..]);
+    out
 }
 
 /// Columns of a state of shape (`head_k`, `head_v`).
@@ -219,7 +247,7 @@ impl<T: Float, I: Isa> BlockSums<T, I> {
         self.q.fill(zero);
         self.k.fill(zero);
         self.g.fill(zero);
-        self.beta.fill(T::ZERO);
+        self.beta.fill(zero);
     }
 
     /// To the rows of the block.
@@ -233,6 +261,8 @@ impl<T: Float, I: Isa> BlockSums<T, I> {
         if matches!(gate, Gate::Head(_)) {
             T::Vector::<I>::sums(&self.g[..count], &mut sums[..count]);
         }
+        let mut of_beta = [T::ZERO; BLOCK];
+        T::Vector::<I>::sums(&self.beta[..count], &mut of_beta[..count]);
         for t in 0..count {
             let step = start + t;
             let at = t * registers..(t + 1) * registers;
@@ -242,7 +272,7 @@ impl<T: Float, I: Isa> BlockSums<T, I> {
             for (sum, row) in self.k[at.clone()].iter().zip(to.k.row(step).chunks_mut(lanes)) {
                 sum.store(row);
             }
-            to.beta.row(step)[0] = self.beta[t];
+            to.beta.row(step)[0] = of_beta[t];
             if let Some(g) = &mut to.g {
                 match gate {
                     Gate::None => {}
@@ -280,9 +310,9 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
 
     /// 0 in the lanes that hold no keys: what stands there may be NaN where a factor is infinite.
     #[inline(always)]
-    fn used(&self, isa: I, register: usize, x: T::Vector<I>) -> T::Vector<I> {
+    fn used<const FULL: bool>(&self, isa: I, register: usize, x: T::Vector<I>) -> T::Vector<I> {
         match self.unused {
-            Some(unused) if register + 1 == self.registers => {
+            Some(unused) if !FULL && register + 1 == self.registers => {
                 unused.if_less(T::Vector::<I>::splat(isa, T::ONE), x, T::Vector::<I>::splat(isa, T::ZERO))
             }
             _ => x,
@@ -291,48 +321,71 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
 
     /// The states of a tile from the first one.
     #[inline(always)]
-    fn recompute<const GATE: usize>(&self, isa: I, columns: usize, tile: &mut Tile<T::Vector<I>>) {
+    fn recompute<const GATE: usize, const FULL: bool>(&self, isa: I, tile: &mut Tile<T::Vector<I>>) {
         let splat = |x| T::Vector::<I>::splat(isa, x);
-        let columns = columns.min(COLUMNS);
         let (packed, registers) = (self.packed, self.registers);
         let mut erased = [splat(T::ZERO); COLUMNS];
         for (state, erase) in tile.states[..registers].iter().zip(self.step(&packed.erase, 0)) {
-            for c in 0..columns {
+            for c in 0..COLUMNS {
                 erased[c] = erase(isa).mul_add(state[c], erased[c]);
             }
         }
         for t in 0..self.count.min(BLOCK) {
-            let mut read = [T::ZERO; COLUMNS];
-            T::Vector::<I>::sums(&erased[..columns], &mut read[..columns]);
-            let mut u = [splat(T::ZERO); COLUMNS];
-            for c in 0..columns {
-                tile.errors[t][c] = tile.v[t][c] - read[c];
-                u[c] = splat(packed.beta[t] * tile.errors[t][c]);
+            let mut sums = [T::ZERO; COLUMNS];
+            T::Vector::<I>::sums(&erased, &mut sums);
+            let (v, errors) = (&tile.v[t], &mut tile.errors[t]);
+            let mut u = [T::ZERO; COLUMNS];
+            let beta = splat(packed.beta[t]);
+            for at in (0..COLUMNS).step_by(T::Vector::<I>::LANES) {
+                let error = T::Vector::<I>::load(isa, &v[at..]) - T::Vector::<I>::load(isa, &sums[at..]);
+                error.store(&mut errors[at..]);
+                (beta * error).store(&mut u[at..]);
             }
             let (before, after) = tile.states[t * registers..(t + 2) * registers].split_at_mut(registers);
-            let head_decay = splat(packed.head_decay[t]);
-            let decays = if GATE == KEY { &packed.decay } else { &packed.k };
-            let vectors = self.step(&packed.k, t).zip(self.step(&packed.erase, t + 1)).zip(self.step(decays, t));
-            erased = [splat(T::ZERO); COLUMNS];
-            for (register, ((before, after), ((k, erase), decay))) in before.iter().zip(after).zip(vectors).enumerate() {
-                let (k, erase) = (k(isa), erase(isa));
-                let decay = if GATE == KEY { decay(isa) } else { head_decay };
-                for c in 0..columns {
-                    let mut s = before[c];
-                    if GATE != NONE {
-                        s = decay * s;
-                    }
-                    s = self.used(isa, register, k.mul_add(u[c], s));
-                    after[c] = s;
-                    erased[c] = erase.mul_add(s, erased[c]);
-                }
+            for first in (0..COLUMNS).step_by(TOGETHER) {
+                let read = self.advance::<GATE, FULL>(isa, t, first, &u, before, after);
+                erased[first..first + TOGETHER].copy_from_slice(&read);
             }
         }
     }
 
+    /// A step of a few columns of a state; gives what the next step erases.
+    #[inline(always)]
+    fn advance<const GATE: usize, const FULL: bool>(
+        &self,
+        isa: I,
+        t: usize,
+        first: usize,
+        u: &Row<T>,
+        before: &[[T::Vector<I>; COLUMNS]],
+        after: &mut [[T::Vector<I>; COLUMNS]],
+    ) -> [T::Vector<I>; TOGETHER] {
+        let splat = |x| T::Vector::<I>::splat(isa, x);
+        let packed = self.packed;
+        let u: [_; TOGETHER] = std::array::from_fn(|c| splat(u[first + c]));
+        let mut erased = [splat(T::ZERO); TOGETHER];
+        let head_decay = splat(packed.head_decay[t]);
+        let decays = if GATE == KEY { &packed.decay } else { &packed.k };
+        let vectors = self.step(&packed.k, t).zip(self.step(&packed.erase, t + 1)).zip(self.step(decays, t));
+        for (register, ((before, after), ((k, erase), decay))) in before.iter().zip(after).zip(vectors).enumerate() {
+            let (k, erase) = (k(isa), erase(isa));
+            let decay = if GATE == KEY { decay(isa) } else { head_decay };
+            for c in 0..TOGETHER {
+                let mut s = before[first + c];
+                if GATE != NONE {
+                    s = decay * s;
+                }
+                s = self.used::<FULL>(isa, register, k.mul_add(u[c], s));
+                after[first + c] = s;
+                erased[c] = erase.mul_add(s, erased[c]);
+            }
+        }
+        erased
+    }
+
     /// The steps from the last to the first. `of_state` is the gradient of the state, after and then before them.
     #[inline(always)]
-    fn reverse<const GATE: usize>(
+    fn reverse<const GATE: usize, const FULL: bool>(
         &self,
         isa: I,
         columns: usize,
@@ -341,63 +394,70 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
         sums: &mut BlockSums<T, I>,
     ) {
         let splat = |x| T::Vector::<I>::splat(isa, x);
-        let columns = columns.min(COLUMNS);
+        let zero = splat(T::ZERO);
+        let columns = if FULL { COLUMNS } else { columns.min(COLUMNS) };
         let (packed, registers) = (self.packed, self.registers);
         let count = self.count.min(BLOCK);
         // Gᵀk without the step's output: of the step before, it is summed in the pass of a step.
-        let mut of_writes = [splat(T::ZERO); COLUMNS];
+        let mut of_writes = [zero; COLUMNS];
         for (of_state, k) in of_state.iter().zip(self.step(&packed.k, count - 1)) {
-            for c in 0..columns {
+            for c in 0..COLUMNS {
                 of_writes[c] = k(isa).mul_add(of_state[c], of_writes[c]);
             }
         }
         for t in (0..count).rev() {
             let mut of_u = [T::ZERO; COLUMNS];
-            T::Vector::<I>::sums(&of_writes[..columns], &mut of_u[..columns]);
-            let (mut of_o, mut u, mut minus) = (of_u, of_u, of_u);
-            let mut of_beta = T::ZERO;
-            for c in 0..columns {
-                of_o[c] = tile.gradients[t][c];
-                of_u[c] += self.products[t] * of_o[c];
-                of_beta += of_u[c] * tile.errors[t][c];
-                u[c] = packed.beta[t] * tile.errors[t][c];
-                let of_v = packed.beta[t] * of_u[c];
-                minus[c] = -of_v;
-                tile.gradients[t][c] = of_v;
-            }
-            sums.beta[t] += of_beta;
-            let (before, after) = tile.states[t * registers..(t + 2) * registers].split_at(registers);
-            let head_decay = splat(packed.head_decay[t]);
+            T::Vector::<I>::sums(&of_writes, &mut of_u);
+            let of_o = tile.gradients[t];
+            let u_and_o = self.columns(isa, columns, t, &mut of_u, tile, &mut sums.beta[t]);
+            let (u, of_v) = (tile.errors[t], of_u);
+            let before = &tile.states[t * registers..(t + 1) * registers];
+            let (head_decay, u_and_o) = (splat(packed.head_decay[t]), splat(u_and_o));
             let decays = if GATE == KEY { &packed.decay } else { &packed.k };
             let vectors = self.step(&packed.q, t).zip(self.step(&packed.k, t)).zip(self.step(decays, t));
             let vectors = vectors.zip(self.step(&packed.k, t.saturating_sub(1)));
-            let states = before.iter().zip(after).zip(of_state.iter_mut());
+            let states = before.iter().zip(of_state.iter_mut());
             let into = sums.q[t * registers..].iter_mut().zip(&mut sums.k[t * registers..]);
-            let (of_gates, mut of_head_gate) = (if GATE == KEY { t * registers } else { t }, splat(T::ZERO));
-            of_writes = [splat(T::ZERO); COLUMNS];
-            for (register, ((((before, after), of_state), (((q, k), decay), k_before)), (of_q, of_k))) in
+            let (of_gates, mut of_head_gate) = (if GATE == KEY { t * registers } else { t }, zero);
+            of_writes = [zero; COLUMNS];
+            for (register, (((before, of_state), (((q, k), decay), k_before)), (of_q, of_k))) in
                 states.zip(vectors).zip(into).enumerate()
             {
                 let (q, k, k_before) = (q(isa), k(isa), k_before(isa));
                 let decay = if GATE == KEY { decay(isa) } else { head_decay };
-                let zero = splat(T::ZERO);
-                let (mut sum_q, mut written, mut erased, mut decayed) = (zero, zero, zero, zero);
-                for c in 0..columns {
-                    let (of_o, u, minus) = (splat(of_o[c]), splat(u[c]), splat(minus[c]));
-                    let mut g = q.mul_add(of_o, of_state[c]);
-                    sum_q = after[c].mul_add(of_o, sum_q);
-                    written = g.mul_add(u, written);
-                    g = self.used(isa, register, k.mul_add(minus, g));
-                    erased = before[c].mul_add(minus, erased);
-                    if GATE != NONE {
-                        decayed = g.mul_add(before[c], decayed);
-                        g = self.used(isa, register, g * decay);
-                    }
-                    of_state[c] = g;
-                    of_writes[c] = k_before.mul_add(g, of_writes[c]);
+                // Two sums of each, added at the end: one would wait for itself.
+                let mut both = [ColumnSums { read: zero, written: zero, erased: zero, decayed: zero }; 2];
+                // Not a closure, which would have no instruction set where it is not inlined.
+                macro_rules! column {
+                    ($c:expr, $sums:expr) => {
+                        let (of_o, u, minus) = (splat(of_o[$c]), splat(u[$c]), splat(of_v[$c]));
+                        let mut g = q.mul_add(of_o, of_state[$c]);
+                        $sums.read = before[$c].mul_add(of_o, $sums.read);
+                        $sums.written = g.mul_add(u, $sums.written);
+                        g = self.used::<FULL>(isa, register, k.mul_add(minus, g));
+                        $sums.erased = before[$c].mul_add(minus, $sums.erased);
+                        if GATE != NONE {
+                            $sums.decayed = g.mul_add(before[$c], $sums.decayed);
+                            g = self.used::<FULL>(isa, register, g * decay);
+                        }
+                        of_state[$c] = g;
+                        of_writes[$c] = k_before.mul_add(g, of_writes[$c]);
+                    };
                 }
-                *of_q = *of_q + sum_q;
-                *of_k = *of_k + if GATE == NONE { written + erased } else { decay.mul_add(erased, written) };
+                for pair in 0..columns / 2 {
+                    column!(2 * pair, both[0]);
+                    column!(2 * pair + 1, both[1]);
+                }
+                if columns % 2 == 1 {
+                    column!(columns - 1, both[0]);
+                }
+                let [a, b] = both;
+                let (read, written) = (a.read + b.read, a.written + b.written);
+                let (erased, decayed) = (a.erased + b.erased, a.decayed + b.decayed);
+                // S = Diag(e^g) (the state before) + k uᵀ.
+                let (read, erased) = if GATE == NONE { (read, erased) } else { (decay * read, decay * erased) };
+                *of_q = *of_q + k.mul_add(u_and_o, read);
+                *of_k = *of_k + (written + erased);
                 if GATE == HEAD {
                     of_head_gate = of_head_gate + decayed;
                 } else if GATE == KEY {
@@ -409,5 +469,44 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
                 sums.g[of_gates] = sums.g[of_gates] + of_head_gate;
             }
         }
+    }
+
+    /// What a step is for its columns: from Gᵀk without the step's output, to the negative gradient of v there; errors
+    /// become u. Adds to the gradient of beta; gives the product of u and the gradient of the output.
+    #[inline(always)]
+    fn columns(
+        &self,
+        isa: I,
+        columns: usize,
+        t: usize,
+        of_u: &mut Row<T>,
+        tile: &mut Tile<T::Vector<I>>,
+        of_beta: &mut T::Vector<I>,
+    ) -> T {
+        let splat = |x| T::Vector::<I>::splat(isa, x);
+        let (zero, beta, product) = (splat(T::ZERO), splat(self.packed.beta[t]), splat(self.products[t]));
+        let (errors, of_o) = (&mut tile.errors[t], &mut tile.gradients[t]);
+        let (mut with_errors, mut with_o) = ([T::ZERO; COLUMNS], [T::ZERO; COLUMNS]);
+        for at in (0..COLUMNS).step_by(T::Vector::<I>::LANES) {
+            let load = |from: &Row<T>| T::Vector::<I>::load(isa, &from[at..]);
+            let (error, out) = (load(errors), load(of_o));
+            let u = beta * error;
+            let of = product.mul_add(out, load(of_u));
+            let of_v = beta * of;
+            u.store(&mut errors[at..]);
+            of_v.store(&mut of_o[at..]);
+            (zero - of_v).store(&mut of_u[at..]);
+            (of * error).store(&mut with_errors[at..]);
+            (u * out).store(&mut with_o[at..]);
+        }
+        // Columns that are not there are not added: they may hold NaN where a factor is infinite.
+        with_errors[columns..].fill(T::ZERO);
+        with_o[columns..].fill(T::ZERO);
+        let mut sum = zero;
+        for at in (0..COLUMNS).step_by(T::Vector::<I>::LANES) {
+            *of_beta = *of_beta + T::Vector::<I>::load(isa, &with_errors[at..]);
+            sum = sum + T::Vector::<I>::load(isa, &with_o[at..]);
+        }
+        sum.sum()
     }
 }
