@@ -50,14 +50,16 @@ pub trait Float:
 
     /// e^x.
     fn exp<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
-    /// 2^x for x in −125 … 126 or NaN; anything for other x.
-    fn exp2_bounded<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
+    /// 2^x for x in −125 … 126; anything for other x. Several registers in step need their constants once.
+    fn exp2_bounded<V: Vector<Scalar = Self>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N];
     /// e^x − 1.
     fn expm1<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
     /// ln(1 + x).
     fn log1p<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
     /// ln(1 + e^x).
     fn softplus<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
+    /// ln(1 + e^x) and its derivative, 1 / (1 + e^(−x)), both to 2^−125 of absolute error: what below that is small stays.
+    fn softplus_and_slope<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> (V, V);
     /// 1 / (1 + e^(−x)).
     fn sigmoid<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
 }
@@ -157,7 +159,7 @@ macro_rules! floats {
             }
 
             #[inline(always)]
-            fn exp2_bounded<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V {
+            fn exp2_bounded<V: Vector<Scalar = Self>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N] {
                 math::$math::exp2_bounded(isa, x)
             }
 
@@ -174,6 +176,11 @@ macro_rules! floats {
             #[inline(always)]
             fn softplus<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V {
                 math::$math::softplus(isa, x)
+            }
+
+            #[inline(always)]
+            fn softplus_and_slope<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> (V, V) {
+                math::$math::softplus_and_slope(isa, x)
             }
 
             #[inline(always)]

@@ -7,7 +7,7 @@
 
 use super::sequence::{BLOCK, Block, Sequences};
 use super::{Execution, check_len, zeros};
-use crate::simd::{Float, Isa, Kernel, Vector};
+use crate::simd::{self, Float, Isa, Kernel, Vector};
 use crate::{Error, Result, parallel};
 
 /// Channels that one part of the work goes over: they share packed `B` and `C`, and one sum of their gradients.
@@ -404,11 +404,14 @@ impl<V: Vector> Rates<V> {
 struct StepSizes<T> {
     delta: [T; BLOCK],
     delta_u: [T; BLOCK],
+    /// The derivative of softplus, where `delta` goes through it.
+    slope: [T; BLOCK],
     largest: f64,
 }
 
 impl<T: Float> StepSizes<T> {
-    const EMPTY: Self = Self { delta: [T::ZERO; BLOCK], delta_u: [T::ZERO; BLOCK], largest: 0.0 };
+    const EMPTY: Self =
+        Self { delta: [T::ZERO; BLOCK], delta_u: [T::ZERO; BLOCK], slope: [T::ONE; BLOCK], largest: 0.0 };
 
     #[inline(always)]
     fn read<I: Isa>(&mut self, isa: I, u: &[T], delta: &[T], bias: impl Fn(usize) -> T::Vector<I>, softplus: bool) {
@@ -418,7 +421,9 @@ impl<T: Float> StepSizes<T> {
         for start in (0..u.len()).step_by(lanes) {
             let mut step = T::Vector::<I>::load(isa, &delta[start..]) + bias(start);
             if softplus {
-                step = T::softplus(isa, step);
+                let slope;
+                (step, slope) = T::softplus_and_slope(isa, step);
+                slope.store(&mut self.slope[start..]);
             }
             step.store(&mut self.delta[start..]);
             (step * T::Vector::<I>::load(isa, &u[start..])).store(&mut self.delta_u[start..]);
@@ -485,6 +490,7 @@ impl<T: Float> Kernel for Forward<'_, T> {
         }
         let kept = sequences.checkpoints() * d_state;
         let mut sizes = StepSizes::EMPTY;
+        let mut decays = [[zero; 2]; BLOCK];
         let mut products = [zero; BLOCK];
         let mut sums = [T::ZERO; BLOCK];
         for block in sequences.blocks(part.row) {
@@ -493,6 +499,10 @@ impl<T: Float> Kernel for Forward<'_, T> {
             for channel in 0..part.channels {
                 let of = part.first + channel;
                 let start = (part.row * shape.d_model + of) * seq_len + block.start;
+                for values in [Some(inputs.u), Some(inputs.delta), inputs.z].into_iter().flatten() {
+                    prefetch(values, start + seq_len, count);
+                }
+                prefetch(y, (channel + 1) * seq_len + block.start, count);
                 let u = &inputs.u[start..start + count];
                 let bias = inputs.delta_bias.map_or(T::ZERO, |bias| bias[of]);
                 let delta = &inputs.delta[start..start + count];
@@ -513,10 +523,11 @@ impl<T: Float> Kernel for Forward<'_, T> {
                 by_tiles!(registers, |first, WIDTH| {
                     let tile = Tile::<T::Vector<I>, WIDTH>::of(isa, &packed, rates, first);
                     let states = &mut states[first..];
-                    if bounded {
-                        tile.scan::<true>(isa, count, &sizes, states, &mut products);
+                    tile.decays(isa, count, &sizes.delta, bounded, &mut decays);
+                    if tile.unused.is_some() {
+                        tile.scan::<true>(isa, count, &sizes.delta_u, &decays, states, &mut products);
                     } else {
-                        tile.scan::<false>(isa, count, &sizes, states, &mut products);
+                        tile.scan::<false>(isa, count, &sizes.delta_u, &decays, states, &mut products);
                     }
                     T::Vector::<I>::sums(&products[..count], &mut sums[..count]);
                     if first == 0 {
@@ -535,6 +546,14 @@ impl<T: Float> Kernel for Forward<'_, T> {
         for (states, last_state) in states.chunks(registers).zip(last_state.chunks_mut(d_state)) {
             store_states(states, last_state);
         }
+    }
+}
+
+/// Asks for numbers of the next channel: rows are so far apart that no processor foresees them.
+#[inline(always)]
+fn prefetch<T>(values: &[T], start: usize, count: usize) {
+    for at in (start..start + count).step_by(64 / size_of::<T>()) {
+        simd::prefetch(values, at);
     }
 }
 
@@ -601,11 +620,30 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
         }
     }
 
-    /// exp(Δ A): `rates` are A log2 e where `BOUNDED` says that the product is below [`BOUNDED`], else A.
+    /// exp(Δ A) at each step: `rates` are A log2 e where `bounded` says that the product is below [`BOUNDED`], else A.
     #[inline(always)]
-    fn decay<const BOUNDED: bool>(&self, isa: V::Isa, register: usize, delta: V) -> V {
-        let x = delta * self.rates[register];
-        if BOUNDED { V::Scalar::exp2_bounded(isa, x) } else { V::Scalar::exp(isa, x) }
+    fn decays(&self, isa: V::Isa, count: usize, delta: &[V::Scalar; BLOCK], bounded: bool, decays: &mut Decays<V>) {
+        if !bounded {
+            for (t, decays) in decays.iter_mut().enumerate().take(count) {
+                let delta = V::splat(isa, delta[t]);
+                for register in 0..WIDTH {
+                    decays[register] = V::Scalar::exp(isa, delta * self.rates[register]);
+                }
+            }
+            return;
+        }
+        // Four registers in step: a pair of steps beyond the last one does no harm.
+        let (deltas, pairs) = (delta.as_chunks::<2>().0, decays.as_chunks_mut::<2>().0);
+        for (delta, [first, second]) in deltas.iter().zip(pairs).take(count.div_ceil(2)) {
+            let [delta_1, delta_2] = delta.map(|delta| V::splat(isa, delta));
+            let (a, b) = (self.rates[0], self.rates[WIDTH - 1]);
+            if WIDTH == 1 {
+                [first[0], second[0]] = V::Scalar::exp2_bounded(isa, [delta_1 * a, delta_2 * a]);
+            } else {
+                [first[0], first[1], second[0], second[1]] =
+                    V::Scalar::exp2_bounded(isa, [delta_1 * a, delta_1 * b, delta_2 * a, delta_2 * b]);
+            }
+        }
     }
 
     /// 0 in the lanes that hold no states: what stands there may be NaN where a step size is infinite.
@@ -617,60 +655,55 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
         }
     }
 
+    /// h = decay ⊙ h + Δ u B.
+    #[inline(always)]
+    fn advance<const PARTIAL: bool>(&self, isa: V::Isa, t: usize, decays: &[V; 2], delta_u: V, h: &mut [V; WIDTH]) {
+        for register in 0..WIDTH {
+            h[register] = decays[register].mul_add(h[register], delta_u * self.b[register][t]);
+        }
+        if PARTIAL {
+            h[WIDTH - 1] = self.used(isa, h[WIDTH - 1]);
+        }
+    }
+
     /// `count` steps; `products` are C ⊙ h, summed over registers.
     #[inline(always)]
-    fn scan<const BOUNDED: bool>(
+    fn scan<const PARTIAL: bool>(
         &self,
         isa: V::Isa,
         count: usize,
-        sizes: &StepSizes<V::Scalar>,
+        delta_u: &[V::Scalar; BLOCK],
+        decays: &Decays<V>,
         states: &mut [V],
         products: &mut [V; BLOCK],
     ) {
         let mut h: [V; WIDTH] = std::array::from_fn(|register| states[register]);
         for t in 0..count.min(BLOCK) {
-            let (delta, delta_u) = (V::splat(isa, sizes.delta[t]), V::splat(isa, sizes.delta_u[t]));
-            let mut product = V::splat(isa, V::Scalar::ZERO);
-            for register in 0..WIDTH {
-                let decay = self.decay::<BOUNDED>(isa, register, delta);
-                h[register] = decay.mul_add(h[register], delta_u * self.b[register][t]);
-                if register + 1 == WIDTH {
-                    h[register] = self.used(isa, h[register]);
-                }
-                product = if register == 0 {
-                    self.c[register][t] * h[register]
-                } else {
-                    self.c[register][t].mul_add(h[register], product)
-                };
+            self.advance::<PARTIAL>(isa, t, &decays[t], V::splat(isa, delta_u[t]), &mut h);
+            let mut product = self.c[0][t] * h[0];
+            for register in 1..WIDTH {
+                product = self.c[register][t].mul_add(h[register], product);
             }
             products[t] = product;
         }
         states[..WIDTH].copy_from_slice(&h);
     }
 
-    /// The states before and after each of `count` steps, from those before the first, and the decays.
+    /// The states before and after each of `count` steps, from those before the first.
     #[inline(always)]
-    fn recompute<const BOUNDED: bool>(
+    fn recompute<const PARTIAL: bool>(
         &self,
         isa: V::Isa,
         count: usize,
-        sizes: &StepSizes<V::Scalar>,
+        delta_u: &[V::Scalar; BLOCK],
         start: &[V],
         history: &mut History<V>,
     ) {
         let mut h: [V; WIDTH] = std::array::from_fn(|register| start[register]);
+        history.states[0][..WIDTH].copy_from_slice(&h);
         for t in 0..count.min(BLOCK) {
-            let (delta, delta_u) = (V::splat(isa, sizes.delta[t]), V::splat(isa, sizes.delta_u[t]));
-            for register in 0..WIDTH {
-                let decay = self.decay::<BOUNDED>(isa, register, delta);
-                history.before[register][t] = h[register];
-                h[register] = decay.mul_add(h[register], delta_u * self.b[register][t]);
-                if register + 1 == WIDTH {
-                    h[register] = self.used(isa, h[register]);
-                }
-                history.decays[register][t] = decay;
-                history.after[register][t] = h[register];
-            }
+            self.advance::<PARTIAL>(isa, t, &history.decays[t], V::splat(isa, delta_u[t]), &mut h);
+            history.states[t + 1][..WIDTH].copy_from_slice(&h);
         }
     }
 
@@ -680,7 +713,7 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
         for (t, product) in products.iter_mut().enumerate().take(count) {
             *product = V::splat(isa, V::Scalar::ZERO);
             for register in 0..WIDTH {
-                *product = self.c[register][t].mul_add(history.after[register][t], *product);
+                *product = self.c[register][t].mul_add(history.states[t + 1][register], *product);
             }
         }
     }
@@ -712,11 +745,11 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
                 if register + 1 == WIDTH {
                     g[register] = self.used(isa, g[register]);
                 }
-                of_c[register][t] = history.after[register][t].mul_add(dy, of_c[register][t]);
+                of_c[register][t] = history.states[t + 1][register].mul_add(dy, of_c[register][t]);
                 of_b[register][t] = delta_u.mul_add(g[register], of_b[register][t]);
                 with_b = self.b[register][t].mul_add(g[register], with_b);
-                g[register] = g[register] * history.decays[register][t];
-                let moved = g[register] * history.before[register][t];
+                g[register] = g[register] * history.decays[t][register];
+                let moved = g[register] * history.states[t][register];
                 with_a = a[register].mul_add(moved, with_a);
                 of_a[register] = delta.mul_add(moved, of_a[register]);
             }
@@ -728,11 +761,14 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
     }
 }
 
+/// exp(Δ A) at each step, for up to two registers.
+type Decays<V> = [[V; 2]; BLOCK];
+
 /// States and decays of a tile in a block of steps.
 struct History<V> {
-    before: [[V; BLOCK]; 2],
-    after: [[V; BLOCK]; 2],
-    decays: [[V; BLOCK]; 2],
+    /// Before the first step and after each.
+    states: [[V; 2]; BLOCK + 1],
+    decays: Decays<V>,
 }
 
 /// What a tile adds to in the backward pass.
@@ -808,7 +844,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
         }
         let kept = sequences.checkpoints() * d_state;
         let (mut of_b, mut of_c) = (vec![zero; registers * BLOCK], vec![zero; registers * BLOCK]);
-        let mut history = History { before: [[zero; BLOCK]; 2], after: [[zero; BLOCK]; 2], decays: [[zero; BLOCK]; 2] };
+        let mut history = History { states: [[zero; 2]; BLOCK + 1], decays: [[zero; 2]; BLOCK] };
         let (mut with_b, mut with_a, mut products) = ([zero; BLOCK], [zero; BLOCK], [zero; BLOCK]);
         let mut sizes = StepSizes::EMPTY;
         let mut start_states = vec![zero; registers];
@@ -820,6 +856,12 @@ impl<T: Float> Kernel for Backward<'_, T> {
             for channel in 0..part.channels {
                 let of = part.first + channel;
                 let start = (part.row * shape.d_model + of) * seq_len + block.start;
+                for values in [Some(inputs.u), Some(inputs.delta), Some(upstream.y), inputs.z].into_iter().flatten() {
+                    prefetch(values, start + seq_len, count);
+                }
+                for values in [&*gradients.u, &*gradients.delta] {
+                    prefetch(values, (channel + 1) * seq_len + block.start, count);
+                }
                 let (u, delta) = (&inputs.u[start..start + count], &inputs.delta[start..start + count]);
                 let bias = inputs.delta_bias.map_or(T::ZERO, |bias| bias[of]);
                 sizes.read::<I>(isa, u, delta, |_| T::Vector::<I>::splat(isa, bias), inputs.softplus);
@@ -841,10 +883,12 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 let for_decay = if bounded { &rates.a2[of_channel.clone()] } else { a };
                 by_tiles!(registers, |register, WIDTH| {
                     let tile = Tile::<T::Vector<I>, WIDTH>::of(isa, &packed, for_decay, register);
-                    if bounded {
-                        tile.recompute::<true>(isa, count, &sizes, &start_states[register..], &mut history);
+                    tile.decays(isa, count, &sizes.delta, bounded, &mut history.decays);
+                    let start = &start_states[register..];
+                    if tile.unused.is_some() {
+                        tile.recompute::<true>(isa, count, &sizes.delta_u, start, &mut history);
                     } else {
-                        tile.recompute::<false>(isa, count, &sizes, &start_states[register..], &mut history);
+                        tile.recompute::<false>(isa, count, &sizes.delta_u, start, &mut history);
                     }
                     if z.is_some() {
                         tile.products(isa, count, &history, &mut products);
@@ -868,7 +912,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 let d = inputs.d.map_or(T::ZERO, |d| d[of]);
                 let at = channel * seq_len + block.start;
                 let at = at..at + count;
-                let ends = ChannelEnds { u, delta, bias, softplus: inputs.softplus, d, sizes: &sizes };
+                let ends = ChannelEnds { u, d, sizes: &sizes };
                 let (of_d, of_bias) = ends.inputs::<I>(
                     isa,
                     &dy,
@@ -940,9 +984,6 @@ fn of_gate<T: Float, I: Isa>(isa: I, out: &[T], z: &[T], u: &[T], d: T, y: &[T; 
 /// One channel in one block of steps, for the gradients of its inputs.
 struct ChannelEnds<'a, T> {
     u: &'a [T],
-    delta: &'a [T],
-    bias: T,
-    softplus: bool,
     d: T,
     sizes: &'a StepSizes<T>,
 }
@@ -965,10 +1006,7 @@ impl<T: Float> ChannelEnds<'_, T> {
             let load = |from: &[T]| T::Vector::<I>::load(isa, &from[start..of_u.len().min(from.len())]);
             let (u, dy, sum_b) = (load(self.u), load(dy), load(sum_b));
             let size = load(&self.sizes.delta);
-            let mut step = u.mul_add(sum_b, load(sum_a));
-            if self.softplus {
-                step = step * T::sigmoid(isa, load(self.delta) + splat(self.bias));
-            }
+            let step = u.mul_add(sum_b, load(sum_a)) * load(&self.sizes.slope);
             size.mul_add(sum_b, splat(self.d) * dy).store(&mut of_u[start..]);
             step.store(&mut of_delta[start..]);
             of_d = dy.mul_add(u, of_d);
