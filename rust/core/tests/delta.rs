@@ -211,7 +211,8 @@ impl Case {
             );
             results.initial_state[at.clone()].copy_from_slice(&of_initial.concat());
             for (t, (step, output)) in range.zip(gradients.iter().zip(outputs)) {
-                let (of_head, of_key) = (of_head(t), (row * self.seq_len + t) * n_heads_k + head / (n_heads / n_heads_k));
+                let (of_head, of_key) =
+                    (of_head(t), (row * self.seq_len + t) * n_heads_k + head / (n_heads / n_heads_k));
                 results.o[of_head * head_v..][..head_v].copy_from_slice(&output);
                 results.v[of_head * head_v..][..head_v].copy_from_slice(&step.v);
                 results.beta[of_head] = step.beta;
@@ -543,7 +544,8 @@ fn infinities_do_not_leak_from_unused_lanes() {
             let results = case.run::<f64>(level, 1);
             for ((name, values), (_, exact)) in results.named().into_iter().zip(exact.named()) {
                 for (x, y) in values.iter().zip(exact) {
-                    assert!(x == y || (x - y).abs() < 1e-12 || x.is_nan() && y.is_nan(), "{name}: {x} is not {y}");
+                    // Infinities and NaN depend on the order of sums; where there are none is exact.
+                    assert!((x - y).abs() < 1e-12 || !x.is_finite() && !y.is_finite(), "{name}: {x} is not {y}");
                 }
             }
         }
@@ -554,14 +556,8 @@ fn infinities_do_not_leak_from_unused_lanes() {
 fn errors_name_what_was_wrong() {
     let case = Case::new(Shape { n_heads_k: 1, n_heads: 2, head_k: 3, head_v: 2 }, Kind::Head, 1, 2, 1);
     let forward = |shape: Shape, initial: usize| {
-        let inputs = Inputs {
-            q: &case.q[..],
-            k: &case.k,
-            v: &case.v,
-            g: Gate::Head(&case.g),
-            beta: &case.beta,
-            scale: 1.0,
-        };
+        let inputs =
+            Inputs { q: &case.q[..], k: &case.k, v: &case.v, g: Gate::Head(&case.g), beta: &case.beta, scale: 1.0 };
         let (mut o, mut last_state) = (vec![0.0; 8], vec![0.0; 12]);
         let outputs = Outputs { o: &mut o, last_state: &mut last_state, checkpoints: None };
         let initial = vec![0.0; initial];

@@ -121,7 +121,9 @@ impl Shape {
             )));
         }
         if head_k == 0 || head_v == 0 {
-            return Err(Error::value(format!("channels of keys and values must be at least 1, not {head_k}, {head_v}")));
+            return Err(Error::value(format!(
+                "channels of keys and values must be at least 1, not {head_k}, {head_v}"
+            )));
         }
         Ok(())
     }

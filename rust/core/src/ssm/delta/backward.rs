@@ -13,6 +13,9 @@ use crate::ssm::sequence::{BLOCK, Block, Sequences};
 /// Columns of a tile: all its states in a block of steps stay in the second cache.
 const COLUMNS: usize = 16;
 
+/// Rows of a tile between its states and their gradients: 2 KB.
+const APART: usize = 4;
+
 /// Columns whose states are recomputed together.
 const TOGETHER: usize = 4;
 
@@ -61,9 +64,9 @@ struct Keys<'a, T: Float, I: Isa> {
 }
 
 /// A tile of columns in a block of steps.
-struct Tile<V: Vector> {
+struct Tile<'a, V: Vector> {
     /// States before each step and after the last, register by register of keys.
-    states: Vec<[V; COLUMNS]>,
+    states: &'a mut [[V; COLUMNS]],
     v: [Row<V::Scalar>; BLOCK],
     /// Gradient of the output, then of v.
     gradients: [Row<V::Scalar>; BLOCK],
@@ -108,8 +111,11 @@ impl<T: Float> Kernel for Backward<'_, T> {
         let head = part.row * shape.n_heads + part.head;
         let state_len = head_k * shape.head_v;
         let tiles = part.columns.div_ceil(COLUMNS);
-        // Gradients of the state, tile by tile.
-        let mut of_states = vec![[zero; COLUMNS]; registers * tiles];
+        // States of a tile; and gradients of the state, tile by tile, which are written as states are read: loads wait for
+        // stores before them that are a multiple of 4 KB away, which is the usual size of a tile.
+        let mut memory = vec![[zero; COLUMNS]; registers * (BLOCK + 1) + APART + registers * tiles];
+        let (states, of_states) = memory.split_at_mut(registers * (BLOCK + 1));
+        let of_states = &mut of_states[APART..];
         if let Some(last_state) = upstream.last_state {
             let last_state = &last_state[head * state_len..][..state_len];
             for (of_state, columns) in of_states.chunks_mut(registers).zip(part.tiles()) {
@@ -122,7 +128,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
             T::Vector::<I>::load(isa, &lanes)
         });
         let mut tile = Tile {
-            states: vec![[zero; COLUMNS]; registers * (BLOCK + 1)],
+            states,
             v: [[T::ZERO; COLUMNS]; BLOCK],
             gradients: [[T::ZERO; COLUMNS]; BLOCK],
             errors: [[T::ZERO; COLUMNS]; BLOCK],
@@ -321,7 +327,7 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
 
     /// The states of a tile from the first one.
     #[inline(always)]
-    fn recompute<const GATE: usize, const FULL: bool>(&self, isa: I, tile: &mut Tile<T::Vector<I>>) {
+    fn recompute<const GATE: usize, const FULL: bool>(&self, isa: I, tile: &mut Tile<'_, T::Vector<I>>) {
         let splat = |x| T::Vector::<I>::splat(isa, x);
         let (packed, registers) = (self.packed, self.registers);
         let mut erased = [splat(T::ZERO); COLUMNS];
@@ -389,7 +395,7 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
         &self,
         isa: I,
         columns: usize,
-        tile: &mut Tile<T::Vector<I>>,
+        tile: &mut Tile<'_, T::Vector<I>>,
         of_state: &mut [[T::Vector<I>; COLUMNS]],
         sums: &mut BlockSums<T, I>,
     ) {
@@ -480,7 +486,7 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
         columns: usize,
         t: usize,
         of_u: &mut Row<T>,
-        tile: &mut Tile<T::Vector<I>>,
+        tile: &mut Tile<'_, T::Vector<I>>,
         of_beta: &mut T::Vector<I>,
     ) -> T {
         let splat = |x| T::Vector::<I>::splat(isa, x);

@@ -110,13 +110,7 @@ pub(super) fn store<V: Vector, const WIDTH: usize>(registers: [V; WIDTH], row: &
 
 /// Writes a state to rows from `row` on.
 #[inline(always)]
-fn store_state<V: Vector>(
-    states: &[V],
-    head_k: usize,
-    registers: usize,
-    to: &mut HeadMut<'_, V::Scalar>,
-    row: usize,
-) {
+fn store_state<V: Vector>(states: &[V], head_k: usize, registers: usize, to: &mut HeadMut<'_, V::Scalar>, row: usize) {
     by_tiles!(registers, |first, WIDTH| {
         let tile = states[first * head_k..].as_chunks::<WIDTH>().0;
         for (key, tile) in tile.iter().take(head_k).enumerate() {
