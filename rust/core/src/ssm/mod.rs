@@ -12,6 +12,7 @@ pub mod linear;
 mod parts;
 pub mod s4d;
 pub mod outer;
+pub mod delta;
 pub mod selective;
 pub mod sequence;
 
