@@ -1,0 +1,145 @@
+"""The torch backend: a loop over chunks of time, and the scan within a chunk.
+
+A recurrence is a function of a chunk: (state, mask of the chunk, inputs of the chunk) → (state, outputs). Where
+gradients are needed and there is more than one chunk, each chunk keeps its inputs and its first state alone and is
+computed again on the way back, so memory is that of one chunk and of seq_len / 64 states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
+
+from ngram_copy.models.ops.arguments import Steps
+
+CHUNK = 64
+"""Steps in a chunk."""
+
+
+class Mask(NamedTuple):
+    """The part of :class:`Steps` that a chunk sees: (batch, chunk) bool each, or None."""
+
+    active: Tensor | None
+    resets: Tensor | None
+
+
+Body = Callable[..., tuple[Tensor, Tensor]]
+
+
+def over_chunks(
+    body: Body,
+    state: Tensor,
+    inputs: Sequence[Tensor | None],
+    steps: Steps,
+    dtype: torch.dtype,
+    output_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Run ``body`` over chunks of time.
+
+    Parameters
+    ----------
+    body : function of (state, mask, *inputs of a chunk), returning (state, outputs (batch, chunk, …))
+        Steps that do not count reach it as zeros, and what it puts out for them is dropped.
+    state : tensor (batch, …)
+        In the dtype of the sums.
+    inputs : tensors (batch, seq_len, …), or None
+        Real ones are cast to ``dtype`` chunk by chunk. seq_len is at least 1.
+    steps : Steps
+    dtype : torch.dtype
+        The dtype of the sums.
+    output_dtype : torch.dtype
+
+    Returns
+    -------
+    outputs : tensor (batch, seq_len, …) of ``output_dtype``
+    state : tensor (batch, …)
+    """
+
+    def run(
+        state: Tensor, active: Tensor | None, resets: Tensor | None, *chunk: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        ready = [None if piece is None else _ready(piece, active, dtype) for piece in chunk]
+        state, output = body(state, Mask(active, resets), *ready)
+        output = output.to(output_dtype)
+        return state, output if active is None else hide(output, active)
+
+    length = next(piece.shape[1] for piece in inputs if piece is not None)
+    again = torch.is_grad_enabled() and length > CHUNK
+    outputs = []
+    for chunk in zip(*(_split(piece, length) for piece in (steps.active, steps.resets, *inputs)), strict=True):
+        if again:
+            state, output = checkpoint(run, state, *chunk, use_reentrant=False, preserve_rng_state=False)
+        else:
+            state, output = run(state, *chunk)
+        outputs.append(output)
+    return torch.cat(outputs, dim=1), state
+
+
+def hide(tensor: Tensor, active: Tensor) -> Tensor:
+    """Zero (batch, time, …) at steps that do not count: their NaN do not pass, in values and in gradients."""
+    return tensor.masked_fill(~over(active, tensor), 0)
+
+
+def over(mask: Tensor, tensor: Tensor) -> Tensor:
+    """View a mask (batch, time) such that it spreads over a tensor (batch, time, …)."""
+    return mask.reshape(mask.shape + (1,) * (tensor.dim() - 2))
+
+
+def _split(piece: Tensor | None, length: int) -> Sequence[Tensor | None]:
+    """Chunks of a tensor. Split, not sliced: the gradient is then one cat, not a padded copy for each chunk."""
+    if piece is None:
+        return [None] * -(-length // CHUNK)
+    return torch.split(piece, CHUNK, dim=1)
+
+
+def _ready(piece: Tensor, active: Tensor | None, dtype: torch.dtype) -> Tensor:
+    cast = piece.to(dtype.to_complex() if piece.is_complex() else dtype)
+    return cast if active is None else hide(cast, active)
+
+
+def scan(a: Tensor, x: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
+    """All states of ``h_t = a_t h_{t-1} + x_t`` within a chunk, in log2(chunk) steps over all of it.
+
+    Nothing is divided by, and no logarithm is taken: with |a| ≤ 1 nothing overflows, and a NaN reaches later steps
+    alone.
+
+    Parameters
+    ----------
+    a, x : tensors (batch, chunk, …)
+    state : tensor (batch, …)
+        Before the chunk.
+    resets : tensor (batch, chunk) of bool, or None
+        The state is zero before these steps, even where it was NaN.
+
+    Returns
+    -------
+    tensor (batch, chunk, …)
+
+    Notes
+    -----
+    Pairs compose as (a, x) ∘ (a', x') = (a a', a' x + x'); after round r, element t holds the composition of the steps
+    t - 2^r + 1 … t (Hillis and Steele, 1986).
+    """
+    cut = None if resets is None else over(resets, x)
+    stride = 1
+    while stride < x.shape[1]:
+        x_before, a_before = _later(x, stride, 0.0), _later(a, stride, 1.0)
+        if cut is not None:
+            x_before, a_before = x_before.masked_fill(cut, 0), a_before.masked_fill(cut, 1)
+            cut = cut | _later(cut, stride, False)
+        x = x + a * x_before
+        a = a * a_before
+        stride *= 2
+    before = state[:, None]
+    return x + a * (before if cut is None else before.masked_fill(cut, 0))
+
+
+def _later(tensor: Tensor, stride: int, fill: float | bool) -> Tensor:
+    """The tensor ``stride`` steps later, filled at its start."""
+    widths = [0, 0] * (tensor.dim() - 2) + [stride, 0]
+    return pad(tensor[:, :-stride], widths, value=fill)

@@ -1,0 +1,270 @@
+"""The Rust backend as torch custom ops, ``ngram_copy::selective_scan`` and others, with fake kernels and gradients.
+
+Each family's primitive is one op and its backward op. An op hands NumPy views of its tensors to a :class:`Kernel`,
+copies nothing that is contiguous, and returns new arrays. It keeps its inputs and a state for every 64 steps for the
+way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ngram_copy.models.ops.arguments import Checker, Steps
+
+Array = NDArray[Any]
+Arrays = Sequence[Array | None]
+NumpySteps = tuple[int, int, Array | None, bool, Array | None]
+"""Batch, seq_len, lengths, whether padding is on the left, resets: as the core takes them."""
+
+BLOCK = 64
+"""Steps between two states that are kept for a backward pass."""
+
+
+class Kernel(NamedTuple):
+    """A primitive of the core on C-contiguous arrays of one dtype."""
+
+    forward: Callable[..., tuple[Array, Array, Array | None]]
+    """(arrays, options, initial_state, steps, threads, whether to keep states) → y, last_state, kept states."""
+    backward: Callable[..., Arrays]
+    """(arrays, options, kept, of_y, of_last_state, steps, threads) → gradients of the arrays and of initial_state."""
+
+
+class Primitive(NamedTuple):
+    """An op's signature, in names of dimensions; ``?`` ends the name of an argument that may be None."""
+
+    arrays: dict[str, str]
+    options: dict[str, str]
+    """Name → ``"bool"`` or ``"float"``."""
+    y: str
+    """The argument whose shape and dtype the output has."""
+    state: str
+    kept: str
+    """Dimensions of the kept states, ``blocks`` among them."""
+    seq_len: str = "seq_len"
+
+
+PRIMITIVES = {
+    "selective_scan": Primitive(
+        {
+            "u": "batch d_model seq_len",
+            "delta": "batch d_model seq_len",
+            "A": "d_model d_state",
+            "B": "batch n_groups d_state seq_len",
+            "C": "batch n_groups d_state seq_len",
+            "D?": "d_model",
+            "z?": "batch d_model seq_len",
+            "delta_bias?": "d_model",
+        },
+        {"delta_softplus": "bool"},
+        y="u",
+        state="batch d_model d_state",
+        kept="batch d_model blocks d_state",
+    ),
+}
+
+KERNELS: dict[str, Kernel] = {}
+"""The kernels that the core has, by primitive."""
+
+_PRIMITIVE_OF = {
+    "selective_scan": "selective_scan",
+    "selective_state_update": "selective_scan",
+    "s4d_scan": "s4d_scan",
+    "s4d_state_update": "s4d_scan",
+    "linear_scan": "linear_scan",
+    "linear_scan_step": "linear_scan",
+    "lru_scan": "linear_scan",
+    "lru_step": "linear_scan",
+    "rg_lru": "linear_scan",
+    "rg_lru_step": "linear_scan",
+    "linear_attention": "outer",
+    "linear_attention_step": "outer",
+    "retention": "outer",
+    "retention_step": "outer",
+    "gated_linear_attention": "outer",
+    "gated_linear_attention_step": "outer",
+    "mamba2_scan": "outer",
+    "mamba2_state_update": "outer",
+    "delta_rule": "delta",
+    "delta_rule_step": "delta",
+    "gated_delta_rule": "delta",
+    "gated_delta_rule_step": "delta",
+    "kimi_delta_attention": "delta",
+    "kimi_delta_attention_step": "delta",
+    "causal_conv1d": "causal_conv1d",
+    "causal_conv1d_update": "causal_conv1d",
+}
+
+
+def has(function: str) -> bool:
+    """Whether the core runs a function."""
+    return _PRIMITIVE_OF[function] in KERNELS
+
+
+def call(
+    name: str, arrays: Sequence[Tensor | None], options: Sequence[Any], state: Tensor | None, steps: Steps
+) -> tuple[Tensor, Tensor]:
+    """Run a primitive on tensors of one dtype, with gradients where they are needed.
+
+    Parameters
+    ----------
+    name : str
+        Of the primitive.
+    arrays, options : sequences
+        Its arguments, in order.
+    state : tensor, or None for zeros
+    steps : Steps
+
+    Returns
+    -------
+    y, last_state : tensor
+    """
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (*arrays, state))
+    op = getattr(torch.ops.ngram_copy, name).default
+    y, last_state, _ = op(*arrays, *options, state, steps.lengths, steps.left, steps.resets, keep)
+    return y, last_state
+
+
+def as_array(tensor: Tensor | None) -> Array | None:
+    """A NumPy view of a CPU tensor; a copy where it is not contiguous."""
+    if tensor is None:
+        return None
+    array: Array = tensor.detach().contiguous().resolve_conj().resolve_neg().numpy()
+    return array
+
+
+def _define(name: str, primitive: Primitive) -> None:
+    """Register a primitive's op, its backward op, their fake kernels and its gradient."""
+    names = [key.rstrip("?") for key in primitive.arrays]
+    count, choices = len(names), len(primitive.options)
+    typed = [f"Tensor{'?' if key.endswith('?') else ''} {key.rstrip('?')}" for key in primitive.arrays]
+    typed += [f"{kind} {key}" for key, kind in primitive.options.items()]
+    schema = f"({', '.join(typed)}, Tensor? initial_state, Tensor? lengths, bool left, Tensor? resets, bool keep)"
+    schema += " -> (Tensor, Tensor, Tensor)"
+    of = "Tensor of_y, Tensor? of_last_state, Tensor kept"
+    backward_schema = f"({of}, {', '.join(typed)}, Tensor? lengths, bool left, Tensor? resets) -> Tensor[]"
+
+    def numpy_steps(
+        arrays: Sequence[Tensor | None], lengths: Tensor | None, left: bool, resets: Tensor | None
+    ) -> NumpySteps:
+        sizes = _checked(primitive, arrays, None, lengths, resets).sizes
+        return sizes["batch"], sizes["seq_len"], as_array(lengths), left, as_array(resets)
+
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        tensors, options = arguments[:count], arguments[count : count + choices]
+        state, lengths, left, resets, keep = arguments[count + choices :]
+        arrays = [as_array(tensor) for tensor in tensors]
+        steps = numpy_steps(tensors, lengths, left, resets)
+        y, last_state, kept = KERNELS[name].forward(
+            arrays, options, as_array(state), steps, torch.get_num_threads(), keep
+        )
+        kept = np.empty(0, y.dtype) if kept is None else kept
+        return torch.from_numpy(y), torch.from_numpy(last_state), torch.from_numpy(kept)
+
+    def fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        tensors = arguments[:count]
+        state, lengths, _, resets, keep = arguments[count + choices :]
+        check = _checked(primitive, tensors, state, lengths, resets)
+        y = tensors[names.index(primitive.y)]
+        check.sizes["blocks"] = -(-check.sizes["seq_len"] // BLOCK)
+        kept = [check.sizes[dim] for dim in primitive.kept.split()] if keep else [0]
+        return (
+            torch.empty_like(y, memory_format=torch.contiguous_format),
+            y.new_empty(_state(primitive, check)),
+            y.new_empty(kept),
+        )
+
+    def backward(of_y: Tensor, of_last_state: Tensor | None, kept: Tensor, *arguments: Any) -> list[Tensor]:
+        tensors, options = arguments[:count], arguments[count : count + choices]
+        arrays = [as_array(tensor) for tensor in tensors]
+        gradients = KERNELS[name].backward(
+            arrays,
+            options,
+            as_array(kept),
+            as_array(of_y),
+            as_array(of_last_state),
+            numpy_steps(tensors, *arguments[count + choices :]),
+            torch.get_num_threads(),
+        )
+        return [torch.from_numpy(gradient) for gradient in gradients if gradient is not None]
+
+    def fake_backward(of_y: Tensor, of_last_state: Tensor | None, kept: Tensor, *arguments: Any) -> list[Tensor]:
+        tensors = arguments[:count]
+        check = _checked(primitive, tensors, of_last_state, *arguments[count + choices :: 2])
+        check.on_device("of_y", of_y)
+        check.on_device("kept", kept)
+        gradients = [
+            torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors if tensor is not None
+        ]
+        return [*gradients, of_y.new_empty(_state(primitive, check))]
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        tensors, options = inputs[:count], inputs[count : count + choices]
+        state, lengths, left, resets, keep = inputs[count + choices :]
+        ctx.save_for_backward(*tensors, lengths, resets, output[2])
+        ctx.options, ctx.left, ctx.keep, ctx.has_state = options, left, keep, state is not None
+        ctx.set_materialize_grads(False)
+
+    def gradient(ctx: Any, of_y: Tensor | None, of_last_state: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+        if not ctx.keep:
+            raise RuntimeError(
+                f"ngram_copy::{name} was called with keep=False: it kept nothing to compute gradients from"
+            )
+        *tensors, lengths, resets, kept = ctx.saved_tensors
+        if of_y is None:
+            of_y = torch.zeros_like(tensors[names.index(primitive.y)])
+        op = getattr(torch.ops.ngram_copy, f"{name}_backward").default
+        found = iter(op(of_y, of_last_state, kept, *tensors, *ctx.options, lengths, ctx.left, resets))
+        gradients = [None if tensor is None else next(found) for tensor in tensors]
+        return (*gradients, *[None] * choices, next(found) if ctx.has_state else None, None, None, None, None)
+
+    def no_second(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError(f"{name} has no second derivatives in Rust: use backend='torch'")
+
+    op = torch.library.custom_op(f"ngram_copy::{name}", forward, mutates_args=(), device_types="cpu", schema=schema)
+    op.register_fake(fake)
+    op.register_autograd(gradient, setup_context=setup_context)
+    backward_op = torch.library.custom_op(
+        f"ngram_copy::{name}_backward", backward, mutates_args=(), device_types="cpu", schema=backward_schema
+    )
+    backward_op.register_fake(fake_backward)
+    backward_op.register_autograd(no_second)
+
+
+def _checked(
+    primitive: Primitive,
+    tensors: Sequence[Tensor | None],
+    state: Tensor | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+) -> Checker:
+    """Check shapes and devices of an op's tensors, and that they have one dtype."""
+    check = Checker()
+    for (name, dims), tensor in zip(primitive.arrays.items(), tensors, strict=True):
+        if tensor is not None:
+            check.number(name.rstrip("?"), tensor, dims)
+    if state is not None:
+        check.number("initial_state", state, primitive.state)
+    if lengths is not None:
+        check.on_device("lengths", lengths)
+        check.shape("lengths", lengths, "batch")
+    if resets is not None:
+        check.on_device("resets", resets)
+        check.shape("resets", resets, "batch seq_len")
+    real = {tensor.dtype.to_real() for tensor in (*tensors, state) if tensor is not None}
+    if len(real) != 1:
+        raise TypeError(f"all tensors must be of one dtype, not of {', '.join(sorted(map(str, real)))}")
+    return check
+
+
+def _state(primitive: Primitive, check: Checker) -> list[int]:
+    return [check.sizes[dim] for dim in primitive.state.split()]
+
+
+for _name, _primitive in PRIMITIVES.items():
+    _define(_name, _primitive)
