@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
 from ngram_copy.models import ops
 from ngram_copy.models.ops import naive
 

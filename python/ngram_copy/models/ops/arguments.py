@@ -17,6 +17,16 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Lengths = Tensor | Sequence[int] | None
 
 
+def to_real(dtype: torch.dtype) -> torch.dtype:
+    """Give float32 or float64, in the precision of a dtype (``dtype.to_real()`` cannot be compiled)."""
+    return torch.float64 if dtype in {torch.float64, torch.complex128} else torch.float32
+
+
+def to_complex(dtype: torch.dtype) -> torch.dtype:
+    """Give complex64 or complex128, in the precision of a dtype."""
+    return torch.complex128 if dtype in {torch.float64, torch.complex128} else torch.complex64
+
+
 class Checker:
     """Holds arguments against each other: the first that names a dimension fixes its size, the first tensor the device.
 
@@ -71,9 +81,9 @@ class Checker:
         """Check a complex state, as :meth:`state`."""
         if value is None:
             sizes = [self.sizes[dim] for dim in dims.split()]
-            return torch.zeros(sizes, dtype=self.dtype.to_complex(), device=self.device)
+            return torch.zeros(sizes, dtype=to_complex(self.dtype), device=self.device)
         self.complex(name, value, dims)
-        return value.to(self.dtype.to_complex())
+        return value.to(to_complex(self.dtype))
 
     def heads(self, q: Tensor, k: Tensor, v: Tensor, dims: str) -> None:
         """Check q, k (…, n_heads, head_k) and v (…, n_heads, head_v), whose heads may be a multiple."""
@@ -84,7 +94,7 @@ class Checker:
 
     def cast(self, *tensors: Tensor | None) -> list[Tensor | None]:
         """Tensors in the precision of the sums."""
-        wide = self.dtype.to_complex()
+        wide = to_complex(self.dtype)
         return [None if one is None else one.to(wide if one.is_complex() else self.dtype) for one in tensors]
 
     def _tensor(self, name: str, value: Tensor, dims: str, allowed: tuple[torch.dtype, ...], kinds: str) -> None:

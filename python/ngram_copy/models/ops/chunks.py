@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from ngram_copy.models.ops.arguments import Steps
+from ngram_copy.models.ops.arguments import Steps, to_complex
 
 CHUNK = 64
 """Steps in a chunk."""
@@ -98,7 +98,7 @@ def _split(piece: Tensor | None, length: int) -> Sequence[Tensor | None]:
 
 
 def _ready(piece: Tensor, active: Tensor | None, dtype: torch.dtype) -> Tensor:
-    cast = piece.to(dtype.to_complex() if piece.is_complex() else dtype)
+    cast = piece.to(to_complex(dtype) if piece.is_complex() else dtype)
     return cast if active is None else hide(cast, active)
 
 

@@ -91,7 +91,7 @@ class HeadGates:
 class ChannelGates:
     """A gate for each key channel.
 
-    exp(G_i - G_j) does not factor without overflow over a whole chunk. So a chunk is cut into blocks of 16 steps. Within
+    exp(G_i - G_j) does not factor without overflow over a whole chunk. So it is cut into blocks of 16 steps. Within
     a block all pairs are taken one by one; between blocks the decay is that from j to the end of its block, times that
     of the blocks between, times that from the start of i's block to i: three factors, none above 1 (as in fla).
     """

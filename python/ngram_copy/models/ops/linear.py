@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ngram_copy.models.ops import rust
-from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of
+from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, to_complex, to_real
 from ngram_copy.models.ops.backends import choose
 from ngram_copy.models.ops.chunks import Mask, hide, over, over_chunks, scan
 from ngram_copy.models.ops.diagonal import fixed
@@ -382,9 +382,9 @@ def _linear_scan(
         return states[:, -1], states
 
     by_time = (x, a if a.dim() == 3 else None)
-    return over_chunks(body, state, by_time, steps, state.dtype.to_real(), output_dtype)
+    return over_chunks(body, state, by_time, steps, to_real(state.dtype), output_dtype)
 
 
 def _like(tensor: Tensor, state: Tensor) -> torch.dtype:
     """The state's precision, real or complex as the tensor is."""
-    return state.dtype.to_real().to_complex() if tensor.is_complex() else state.dtype.to_real()
+    return to_complex(state.dtype) if tensor.is_complex() else to_real(state.dtype)

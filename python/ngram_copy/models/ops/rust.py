@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ngram_copy.models.ops.arguments import Checker, Steps
+from ngram_copy.models.ops.arguments import Checker, Steps, to_real
 
 Array = NDArray[Any]
 Arrays = Sequence[Array | None]
@@ -256,7 +256,7 @@ def _checked(
     if resets is not None:
         check.on_device("resets", resets)
         check.shape("resets", resets, "batch seq_len")
-    real = {tensor.dtype.to_real() for tensor in (*tensors, state) if tensor is not None}
+    real = {to_real(tensor.dtype) for tensor in (*tensors, state) if tensor is not None}
     if len(real) != 1:
         raise TypeError(f"all tensors must be of one dtype, not of {', '.join(sorted(map(str, real)))}")
     return check

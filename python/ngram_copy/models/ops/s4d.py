@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ngram_copy.models.ops import rust
-from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of
+from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, to_complex, to_real
 from ngram_copy.models.ops.backends import choose
 from ngram_copy.models.ops.chunks import Mask, over_chunks, scan
 from ngram_copy.models.ops.diagonal import fixed, real_part
@@ -133,7 +133,7 @@ def discretise(A: Tensor, log_dt: Tensor, B: Tensor, dtype: torch.dtype) -> tupl
     decay, into : complex tensor (d_model, n_modes)
     """
     dt = log_dt.to(dtype).exp()[:, None]
-    exponent = dt * A.to(dtype.to_complex())
+    exponent = dt * A.to(to_complex(dtype))
     x, y = exponent.real, exponent.imag
     less_one = torch.complex(x.expm1() * y.cos() - 2 * (y / 2).sin().square(), x.exp() * y.sin())
     zero = exponent == 0
@@ -154,7 +154,7 @@ def _scan(
     u: Tensor, A: Tensor, log_dt: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, steps: Steps
 ) -> tuple[Tensor, Tensor]:
     """The torch backend."""
-    dtype = state.dtype.to_real()
+    dtype = to_real(state.dtype)
     decay, into = discretise(A, log_dt, B, dtype)
 
     def body(state: Tensor, mask: Mask, u: Tensor) -> tuple[Tensor, Tensor]:
