@@ -8,6 +8,7 @@ mod copier;
 mod error;
 mod hash;
 mod sample;
+mod ssm;
 mod statistics;
 mod table;
 mod watch;
@@ -24,6 +25,8 @@ mod _rust {
     use super::sample::{
         markov_chain, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,
     };
+    #[pymodule_export]
+    use super::ssm::selective::{selective_scan, selective_scan_backward, selective_state_update};
     #[pymodule_export]
     use super::statistics::{first_pair, ngram_statistics, repeat_windows};
     #[pymodule_export]

@@ -1,0 +1,10 @@
+"""Reference recurrences of state space models on NumPy arrays, computed in Rust.
+
+Three families: *diagonal* (a state per channel), *outer* (a gated matrix state) and *delta* (erase, then write); and the
+causal short convolution. Functions are named and shaped as the models' reference implementations. Each takes an initial
+state and gives the last one, so that a sequence can be split anywhere.
+"""
+
+from ngram_copy.ssm.selective import selective_scan, selective_state_update
+
+__all__ = ["selective_scan", "selective_state_update"]

@@ -1,0 +1,4 @@
+//! Binding of `ngram_copy_core::ssm`: one file a family.
+
+pub(crate) mod arrays;
+pub(crate) mod selective;
