@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ _REAL = (*LOW_PRECISION, torch.float32, torch.float64)
 _COMPLEX = (torch.complex64, torch.complex128)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
+P = ParamSpec("P")
+Pair = TypeVar("Pair")
 Lengths = Tensor | Sequence[int] | None
 
 
@@ -25,6 +28,20 @@ def to_real(dtype: torch.dtype) -> torch.dtype:
 def to_complex(dtype: torch.dtype) -> torch.dtype:
     """Give complex64 or complex128, in the precision of a dtype."""
     return torch.complex128 if dtype in {torch.float64, torch.complex128} else torch.complex64
+
+
+def without_autocast(function: Callable[P, Pair]) -> Callable[P, Pair]:
+    """Let a function see no autocast: it would take sums and states to bfloat16."""
+
+    @functools.wraps(function)
+    def exact(*args: P.args, **kwargs: P.kwargs) -> Pair:
+        kind = next((value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), "cpu")
+        if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+            return function(*args, **kwargs)
+        with torch.autocast(kind, enabled=False):
+            return function(*args, **kwargs)
+
+    return exact
 
 
 class Checker:
@@ -198,7 +215,7 @@ def _lengths(lengths: Tensor | Sequence[int], batch: int, seq_len: int, device: 
         bad = [length for length in lengths if not 0 <= length <= seq_len]
         if bad:
             raise ValueError(f"lengths must be 0 to seq_len={seq_len}, not {bad[0]}")
-        counted = torch.tensor(lengths, dtype=torch.int64, device=device)
+        counted = torch.tensor(lengths, dtype=torch.int64).to(device)
         _one_for_each(counted, batch)
         return counted
     if lengths.dtype not in _INTEGERS:

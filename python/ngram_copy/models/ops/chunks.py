@@ -139,6 +139,11 @@ def scan(a: Tensor, x: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
     return x + a * (before if cut is None else before.masked_fill(cut, 0))
 
 
+def last(states: Tensor) -> Tensor:
+    """The state after a chunk, by itself: a view would keep all states of the chunk alive."""
+    return states[:, -1].clone()
+
+
 def _later(tensor: Tensor, stride: int, fill: float | bool) -> Tensor:
     """The tensor ``stride`` steps later, filled at its start."""
     widths = [0, 0] * (tensor.dim() - 2) + [stride, 0]

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad, silu
 
 from ngram_copy.models.ops import rust
-from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of
+from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, without_autocast
 from ngram_copy.models.ops.backends import choose
 
 
+@without_autocast
 def causal_conv1d(
     x: Tensor,
     weight: Tensor,
@@ -64,6 +65,7 @@ def causal_conv1d(
     return _filter(x, weight, bias, activation, state, steps, check.dtype)
 
 
+@without_autocast
 def causal_conv1d_update(
     state: Tensor,
     x: Tensor,

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ngram_copy.models.ops import external, rust
-from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of
+from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, without_autocast
 from ngram_copy.models.ops.backends import EXTERNAL, choose
 from ngram_copy.models.ops.chunks import Mask, over_chunks
 from ngram_copy.models.ops.gates import Segments, contain, gates_of
 
 
+@without_autocast
 def delta_rule(
     q: Tensor,
     k: Tensor,
@@ -60,6 +61,7 @@ def delta_rule(
     return _sequence("delta_rule", q, k, v, None, beta, scale, initial_state, lengths, padding, resets, backend)
 
 
+@without_autocast
 def delta_rule_step(
     state: Tensor,
     q: Tensor,
@@ -96,6 +98,7 @@ def delta_rule_step(
     return _one("delta_rule_step", state, q, k, v, None, beta, scale, backend)
 
 
+@without_autocast
 def gated_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -141,6 +144,7 @@ def gated_delta_rule(
     return _sequence("gated_delta_rule", q, k, v, g, beta, scale, initial_state, lengths, padding, resets, backend)
 
 
+@without_autocast
 def gated_delta_rule_step(
     state: Tensor,
     q: Tensor,
@@ -180,6 +184,7 @@ def gated_delta_rule_step(
     return _one("gated_delta_rule_step", state, q, k, v, g, beta, scale, backend)
 
 
+@without_autocast
 def kimi_delta_attention(
     q: Tensor,
     k: Tensor,
@@ -225,6 +230,7 @@ def kimi_delta_attention(
     return _sequence("kimi_delta_attention", q, k, v, g, beta, scale, initial_state, lengths, padding, resets, backend)
 
 
+@without_autocast
 def kimi_delta_attention_step(
     state: Tensor,
     q: Tensor,
@@ -351,9 +357,7 @@ def _rust(
     state: Tensor,
     steps: Steps,
 ) -> tuple[Tensor, Tensor]:
-    name = "delta" if g is None else {3: "delta_head", 4: "delta_channel"}[g.dim()]
-    tensors = (q, k, v, beta) if g is None else (q, k, v, beta, g)
-    o, last_state = rust.call(name, check.cast(*tensors), [float(scale)], state, steps)
+    o, last_state = rust.call("delta", check.cast(q, k, v, g, beta), [float(scale)], state, steps)
     return o.to(v.dtype), last_state
 
 

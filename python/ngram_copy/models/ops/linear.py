@@ -10,12 +10,22 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ngram_copy.models.ops import rust
-from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, to_complex, to_real
+from ngram_copy.models.ops.arguments import (
+    PLAIN,
+    Checker,
+    Lengths,
+    Steps,
+    steps_of,
+    to_complex,
+    to_real,
+    without_autocast,
+)
 from ngram_copy.models.ops.backends import choose
-from ngram_copy.models.ops.chunks import Mask, hide, over, over_chunks, scan
+from ngram_copy.models.ops.chunks import Mask, hide, last, over, over_chunks, scan
 from ngram_copy.models.ops.diagonal import fixed
 
 
+@without_autocast
 def linear_scan(
     a: Tensor,
     x: Tensor,
@@ -64,6 +74,7 @@ def linear_scan(
     return _linear_scan(chosen, a, x, state, steps, dtype)
 
 
+@without_autocast
 def linear_scan_step(state: Tensor, a: Tensor, x: Tensor, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
     """One step of :func:`linear_scan`; the output is the new state.
 
@@ -97,6 +108,7 @@ def linear_scan_step(state: Tensor, a: Tensor, x: Tensor, *, backend: str = "aut
     return state.to(dtype, copy=True), state
 
 
+@without_autocast
 def lru_scan(
     u: Tensor,
     nu_log: Tensor,
@@ -156,6 +168,7 @@ def lru_scan(
     return (y if steps.active is None else hide(y, steps.active)).to(u.dtype), last_state
 
 
+@without_autocast
 def lru_step(
     state: Tensor,
     u: Tensor,
@@ -201,6 +214,7 @@ def lru_step(
     return _lru_output(state, wide, C, D).to(u.dtype), state
 
 
+@without_autocast
 def rg_lru(
     x: Tensor,
     gate_r: Tensor,
@@ -252,6 +266,7 @@ def rg_lru(
     return h.to(x.dtype), last_state
 
 
+@without_autocast
 def rg_lru_step(
     state: Tensor,
     x: Tensor,
@@ -369,8 +384,7 @@ def _linear_scan(
         if state.is_complex():
             a, x = a.to(state.dtype), x.to(state.dtype)
         wide = x.to(_like(x, state))
-        name = "linear_scan" if a.dim() == 3 else "linear_scan_constant"
-        h, last_state = rust.call(name, [a.to(_like(a, state)), wide], [], state, steps)
+        h, last_state = rust.call("linear_scan", [a.to(_like(a, state)), wide], [], state, steps)
         return h.to(output_dtype), last_state
 
     def body(state: Tensor, mask: Mask, x: Tensor, a_chunk: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -379,7 +393,7 @@ def _linear_scan(
         else:
             factors = a_chunk if mask.active is None else a_chunk.masked_fill(~over(mask.active, a_chunk), 1)
         states = scan(factors, x, state, mask.resets)
-        return states[:, -1], states
+        return last(states), states
 
     by_time = (x, a if a.dim() == 3 else None)
     return over_chunks(body, state, by_time, steps, to_real(state.dtype), output_dtype)

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from ngram_copy.models.ops import external
-from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of
+from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, without_autocast
 from ngram_copy.models.ops.backends import choose
 from ngram_copy.models.ops.chunks import Mask, hide, over_chunks
 from ngram_copy.models.ops.diagonal import step_size
 from ngram_copy.models.ops.outer import outer_chunk, outer_rust, outer_step
 
 
+@without_autocast
 def mamba2_scan(
     x: Tensor,
     dt: Tensor,
@@ -87,6 +88,7 @@ def mamba2_scan(
     return _scan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, steps)
 
 
+@without_autocast
 def mamba2_state_update(
     state: Tensor,
     x: Tensor,

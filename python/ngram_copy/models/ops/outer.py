@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ngram_copy.models.ops import external, rust
-from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of
+from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, without_autocast
 from ngram_copy.models.ops.backends import EXTERNAL, choose
 from ngram_copy.models.ops.chunks import Mask, over_chunks
 from ngram_copy.models.ops.gates import Segments, contain, gates_of
 
 
+@without_autocast
 def linear_attention(
     q: Tensor,
     k: Tensor,
@@ -57,6 +58,7 @@ def linear_attention(
     return _sequence("linear_attention", q, k, v, None, scale, initial_state, lengths, padding, resets, backend)
 
 
+@without_autocast
 def linear_attention_step(
     state: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -85,6 +87,7 @@ def linear_attention_step(
     return _one("linear_attention_step", state, q, k, v, None, scale, backend)
 
 
+@without_autocast
 def retention(
     q: Tensor,
     k: Tensor,
@@ -126,6 +129,7 @@ def retention(
     return _sequence("retention", q, k, v, g, scale, initial_state, lengths, padding, resets, backend)
 
 
+@without_autocast
 def retention_step(
     state: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -154,6 +158,7 @@ def retention_step(
     return _one("retention_step", state, q, k, v, retention_gate(v, 1), scale, backend)
 
 
+@without_autocast
 def gated_linear_attention(
     q: Tensor,
     k: Tensor,
@@ -197,6 +202,7 @@ def gated_linear_attention(
     return _sequence("gated_linear_attention", q, k, v, g, scale, initial_state, lengths, padding, resets, backend)
 
 
+@without_autocast
 def gated_linear_attention_step(
     state: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float | None = None, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -294,9 +300,7 @@ def outer_rust(
     check: Checker, q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, scale: float, state: Tensor, steps: Steps
 ) -> tuple[Tensor, Tensor]:
     """The Rust backend of the family; arguments as :func:`outer_torch`."""
-    name = "outer" if g is None else {1: "outer_constant", 3: "outer_head", 4: "outer_channel"}[g.dim()]
-    tensors = (q, k, v) if g is None else (q, k, v, g)
-    o, last_state = rust.call(name, check.cast(*tensors), [float(scale)], state, steps)
+    o, last_state = rust.call("outer", check.cast(q, k, v, g), [float(scale)], state, steps)
     return o.to(v.dtype), last_state
 
 

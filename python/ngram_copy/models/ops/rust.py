@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ngram_copy.models.ops.arguments import Checker, Steps, to_real
+from ngram_copy.ssm import selective
 
 Array = NDArray[Any]
 Arrays = Sequence[Array | None]
@@ -36,7 +37,7 @@ class Kernel(NamedTuple):
 
 
 class Primitive(NamedTuple):
-    """An op's signature, in names of dimensions; ``?`` ends the name of an argument that may be None."""
+    """An op's signature, in names of dimensions, ``|`` between shapes; ``?`` ends the name of what may be None."""
 
     arrays: dict[str, str]
     options: dict[str, str]
@@ -46,7 +47,8 @@ class Primitive(NamedTuple):
     state: str
     kept: str
     """Dimensions of the kept states, ``blocks`` among them."""
-    seq_len: str = "seq_len"
+    state_like: str = ""
+    """The argument whose dtype the states have, where it is not that of the output."""
 
 
 PRIMITIVES = {
@@ -66,9 +68,86 @@ PRIMITIVES = {
         state="batch d_model d_state",
         kept="batch d_model blocks d_state",
     ),
+    "s4d_scan": Primitive(
+        {
+            "u": "batch d_model seq_len",
+            "A": "d_model n_modes",
+            "log_dt": "d_model",
+            "B": "d_model n_modes",
+            "C": "d_model n_modes",
+            "D?": "d_model",
+        },
+        {},
+        y="u",
+        state="batch d_model n_modes",
+        kept="batch d_model blocks n_modes",
+        state_like="A",
+    ),
+    "linear_scan": Primitive(
+        {"a": "batch seq_len width | width", "x": "batch seq_len width"},
+        {},
+        y="x",
+        state="batch width",
+        kept="batch blocks width",
+    ),
+    "outer": Primitive(
+        {
+            "q": "batch seq_len n_heads head_k",
+            "k": "batch seq_len n_heads head_k",
+            "v": "batch seq_len v_heads head_v",
+            "g?": "batch seq_len v_heads | batch seq_len v_heads head_k | v_heads",
+        },
+        {"scale": "float"},
+        y="v",
+        state="batch v_heads head_k head_v",
+        kept="batch v_heads blocks head_k head_v",
+    ),
+    "delta": Primitive(
+        {
+            "q": "batch seq_len n_heads head_k",
+            "k": "batch seq_len n_heads head_k",
+            "v": "batch seq_len v_heads head_v",
+            "g?": "batch seq_len v_heads | batch seq_len v_heads head_k",
+            "beta": "batch seq_len v_heads",
+        },
+        {"scale": "float"},
+        y="v",
+        state="batch v_heads head_k head_v",
+        kept="batch v_heads blocks head_k head_v",
+    ),
+    "causal_conv1d": Primitive(
+        {"x": "batch channels seq_len", "weight": "channels kernel", "bias?": "channels"},
+        {"silu": "bool"},
+        y="x",
+        state="batch channels kernel-1",
+        kept="batch channels kernel-1",
+    ),
 }
 
-KERNELS: dict[str, Kernel] = {}
+
+def _selective_forward(
+    arrays: Arrays, options: Sequence[Any], state: Array | None, steps: NumpySteps, threads: int, keep: bool
+) -> tuple[Array, Array, Array | None]:
+    inputs = selective.SelectiveInputs(*arrays, *options)  # type: ignore[arg-type]
+    return selective.selective_forward(inputs, state, steps, threads=threads, checkpoints=keep)
+
+
+def _selective_backward(
+    arrays: Arrays,
+    options: Sequence[Any],
+    kept: Array,
+    of_y: Array,
+    of_last_state: Array | None,
+    steps: NumpySteps,
+    threads: int,
+) -> Arrays:
+    inputs = selective.SelectiveInputs(*arrays, *options)  # type: ignore[arg-type]
+    return selective.selective_backward(inputs, kept, of_y, of_last_state, steps, threads=threads)
+
+
+KERNELS: dict[str, Kernel] = {
+    "selective_scan": Kernel(_selective_forward, _selective_backward),
+}
 """The kernels that the core has, by primitive."""
 
 _PRIMITIVE_OF = {
@@ -171,13 +250,10 @@ def _define(name: str, primitive: Primitive) -> None:
         state, lengths, _, resets, keep = arguments[count + choices :]
         check = _checked(primitive, tensors, state, lengths, resets)
         y = tensors[names.index(primitive.y)]
-        check.sizes["blocks"] = -(-check.sizes["seq_len"] // BLOCK)
-        kept = [check.sizes[dim] for dim in primitive.kept.split()] if keep else [0]
-        return (
-            torch.empty_like(y, memory_format=torch.contiguous_format),
-            y.new_empty(_state(primitive, check)),
-            y.new_empty(kept),
-        )
+        like = tensors[names.index(primitive.state_like or primitive.y)]
+        kept = _sizes(primitive.kept, check) if keep else [0]
+        last_state = like.new_empty(_sizes(primitive.state, check))
+        return torch.empty_like(y, memory_format=torch.contiguous_format), last_state, like.new_empty(kept)
 
     def backward(of_y: Tensor, of_last_state: Tensor | None, kept: Tensor, *arguments: Any) -> list[Tensor]:
         tensors, options = arguments[:count], arguments[count : count + choices]
@@ -195,13 +271,15 @@ def _define(name: str, primitive: Primitive) -> None:
 
     def fake_backward(of_y: Tensor, of_last_state: Tensor | None, kept: Tensor, *arguments: Any) -> list[Tensor]:
         tensors = arguments[:count]
-        check = _checked(primitive, tensors, of_last_state, *arguments[count + choices :: 2])
+        lengths, _, resets = arguments[count + choices :]
+        check = _checked(primitive, tensors, of_last_state, lengths, resets)
         check.on_device("of_y", of_y)
         check.on_device("kept", kept)
         gradients = [
             torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors if tensor is not None
         ]
-        return [*gradients, of_y.new_empty(_state(primitive, check))]
+        like = tensors[names.index(primitive.state_like or primitive.y)]
+        return [*gradients, like.new_empty(_sizes(primitive.state, check))]
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         tensors, options = inputs[:count], inputs[count : count + choices]
@@ -247,7 +325,11 @@ def _checked(
     check = Checker()
     for (name, dims), tensor in zip(primitive.arrays.items(), tensors, strict=True):
         if tensor is not None:
-            check.number(name.rstrip("?"), tensor, dims)
+            shapes = [shape.strip() for shape in dims.split("|")]
+            fitting = [shape for shape in shapes if len(shape.split()) == tensor.dim()]
+            check.number(name.rstrip("?"), tensor, (fitting or shapes)[0])
+            if "kernel" in check.sizes:
+                check.sizes["kernel-1"] = check.sizes["kernel"] - 1
     if state is not None:
         check.number("initial_state", state, primitive.state)
     if lengths is not None:
@@ -256,14 +338,15 @@ def _checked(
     if resets is not None:
         check.on_device("resets", resets)
         check.shape("resets", resets, "batch seq_len")
+    check.sizes["blocks"] = -(-check.sizes["seq_len"] // BLOCK)
     real = {to_real(tensor.dtype) for tensor in (*tensors, state) if tensor is not None}
     if len(real) != 1:
         raise TypeError(f"all tensors must be of one dtype, not of {', '.join(sorted(map(str, real)))}")
     return check
 
 
-def _state(primitive: Primitive, check: Checker) -> list[int]:
-    return [check.sizes[dim] for dim in primitive.state.split()]
+def _sizes(dims: str, check: Checker) -> list[int]:
+    return [check.sizes[dim] for dim in dims.split()]
 
 
 for _name, _primitive in PRIMITIVES.items():

@@ -12,12 +12,22 @@ import torch
 from torch import Tensor
 
 from ngram_copy.models.ops import rust
-from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, to_complex, to_real
+from ngram_copy.models.ops.arguments import (
+    PLAIN,
+    Checker,
+    Lengths,
+    Steps,
+    steps_of,
+    to_complex,
+    to_real,
+    without_autocast,
+)
 from ngram_copy.models.ops.backends import choose
-from ngram_copy.models.ops.chunks import Mask, over_chunks, scan
+from ngram_copy.models.ops.chunks import Mask, last, over_chunks, scan
 from ngram_copy.models.ops.diagonal import fixed, real_part
 
 
+@without_autocast
 def s4d_scan(
     u: Tensor,
     A: Tensor,
@@ -70,6 +80,7 @@ def s4d_scan(
     return _scan(u, A, log_dt, B, C, D, state, steps)
 
 
+@without_autocast
 def s4d_state_update(
     state: Tensor,
     x: Tensor,
@@ -160,7 +171,7 @@ def _scan(
     def body(state: Tensor, mask: Mask, u: Tensor) -> tuple[Tensor, Tensor]:
         states = scan(fixed(decay, u, mask.active), into * u[..., None], state, mask.resets)
         y = 2 * real_part(states, C.to(states.dtype)).sum(-1)
-        return states[:, -1], y if D is None else y + D.to(y.dtype) * u
+        return last(states), y if D is None else y + D.to(y.dtype) * u
 
     y, state = over_chunks(body, state, (u.mT,), steps, dtype, u.dtype)
     return y.mT, state

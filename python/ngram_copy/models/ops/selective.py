@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from ngram_copy.models.ops import external, rust
-from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of
+from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, without_autocast
 from ngram_copy.models.ops.backends import choose
-from ngram_copy.models.ops.chunks import Mask, over_chunks, scan
+from ngram_copy.models.ops.chunks import Mask, last, over_chunks, scan
 from ngram_copy.models.ops.diagonal import step_size
 
 
+@without_autocast
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -88,6 +89,7 @@ def selective_scan(
     return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, steps)
 
 
+@without_autocast
 def selective_state_update(
     state: Tensor,
     x: Tensor,
@@ -194,7 +196,7 @@ def _scan(
             y = y + D.to(y.dtype) * u
         if z is not None:
             y = y * silu(z)
-        return states[:, -1], y
+        return last(states), y
 
     by_time = (u.mT, delta.mT, B.movedim(-1, 1), C.movedim(-1, 1), None if z is None else z.mT)
     y, state = over_chunks(body, state, by_time, steps, state.dtype, u.dtype)
