@@ -131,17 +131,14 @@ class Checker:
             raise ValueError(f"{name} must be on {self.device}, where the first argument is, not on {value.device}")
 
     def shape(self, name: str, value: Tensor, dims: str) -> None:
-        """Check a shape such as ``"batch seq_len 3"``; new names take the size that is there."""
-        names = dims.split()
-        found = tuple(value.shape)
-        fits = len(names) == len(found)
-        if fits:
-            for dim, size in zip(names, found, strict=True):
-                if int(dim) != size if dim.isdigit() else self.sizes.setdefault(dim, size) != size:
-                    fits = False
-        if not fits:
-            wanted = ", ".join(f"{dim}={self.sizes[dim]}" if dim in self.sizes else dim for dim in names)
+        """Check a shape such as ``"batch seq_len"``; new names take the size that is there."""
+        names, found, known = dims.split(), tuple(value.shape), self.sizes
+        if len(names) != len(found) or any(
+            known.get(dim, size) != size for dim, size in zip(names, found, strict=True)
+        ):
+            wanted = ", ".join(f"{dim}={known[dim]}" if dim in known else dim for dim in names)
             raise ValueError(f"{name} must have the shape ({wanted}), not {found}")
+        known.update(zip(names, found, strict=True))
 
     def multiple(self, name: str, whole: str, part: str) -> int:
         """Return how often the size ``part`` goes into ``whole``; refuse a rest."""

@@ -174,6 +174,9 @@ def _obstacle(function: str, request: Request, package: str) -> str | None:
         return "it does not have it"
     if request.device.type != "cuda":
         return f"it runs on CUDA, not on {request.device}"
+    missing = unavailable(package)
+    if missing is not None:
+        return missing
     if request.resets:
         return f"{offer.function} has no resets inside a row"
     if request.initial_state and not offer.initial_state:
@@ -184,7 +187,7 @@ def _obstacle(function: str, request: Request, package: str) -> str | None:
         return f"{offer.function} does not compute in float64"
     if offer.low_precision_only and request.dtype == torch.float32:
         return f"{offer.function} takes float16 and bfloat16 alone"
-    return unavailable(package)
+    return None
 
 
 def unavailable(package: str) -> str | None:

@@ -263,10 +263,14 @@ def _sequence(
     if check.sizes["seq_len"] == 0:
         return v.clone(), state.clone()
     if chosen == "fla":
-        gate, called = None if constant else g, EXTERNAL[function].function
+        called = EXTERNAL[function].function
+        if g is not None and constant and steps.active is None:
+            g = None  # fla knows it
+        elif g is not None and constant:
+            g = g.to(v.dtype) * steps.active[..., None]  # the state must not fade where nothing counts
         if g is not None and g.dim() == 3:
             function, called = "simple_gla", "chunk_simple_gla"
-        return external.fla_scan(function, called, q, k, v, gate, None, scale, initial_state, steps)
+        return external.fla_scan(function, called, q, k, v, g, None, scale, initial_state, steps)
     if chosen == "rust":
         return outer_rust(check, q, k, v, g, scale, state, steps)
     return outer_torch(q, k, v, g, scale, state, steps)
