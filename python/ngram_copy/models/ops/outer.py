@@ -264,10 +264,8 @@ def _sequence(
         return v.clone(), state.clone()
     if chosen == "fla":
         called = EXTERNAL[function].function
-        if g is not None and constant and steps.active is None:
-            g = None  # fla knows it
-        elif g is not None and constant:
-            g = g.to(v.dtype) * steps.active[..., None]  # the state must not fade where nothing counts
+        if g is not None and constant:  # fla knows the gate, but would let the state fade where no step counts
+            g = None if steps.active is None else g.float() * steps.active[..., None]
         if g is not None and g.dim() == 3:
             function, called = "simple_gla", "chunk_simple_gla"
         return external.fla_scan(function, called, q, k, v, g, None, scale, initial_state, steps)
