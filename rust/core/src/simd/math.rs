@@ -60,21 +60,22 @@ pub(super) mod single {
 
     #[inline(always)]
     pub(in crate::simd) fn exp2_bounded<V: Vector<Scalar = f32>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N] {
+        // Loops, not closures: a closure would be a function of its own, without the instruction set.
         let magic = V::splat(isa, f32::MAGIC);
-        let shifted = x.map(|x| x + magic);
-        let mut f = x;
-        for (f, shifted) in f.iter_mut().zip(shifted) {
-            *f = *f - (shifted - magic);
+        let (mut shifted, mut f) = (x, x);
+        for n in 0..N {
+            shifted[n] = x[n] + magic;
+            f[n] = x[n] - (shifted[n] - magic);
         }
         let mut sums = [V::splat(isa, EXP2M1[5]); N];
         for coefficient in [EXP2M1[4], EXP2M1[3], EXP2M1[2], EXP2M1[1], EXP2M1[0], 1.0] {
             let coefficient = V::splat(isa, coefficient);
-            for (sum, f) in sums.iter_mut().zip(f) {
-                *sum = sum.mul_add(f, coefficient);
+            for n in 0..N {
+                sums[n] = sums[n].mul_add(f[n], coefficient);
             }
         }
-        for (sum, shifted) in sums.iter_mut().zip(shifted) {
-            *sum = sum.scale_by(shifted);
+        for n in 0..N {
+            sums[n] = sums[n].scale_by(shifted[n]);
         }
         sums
     }
@@ -110,10 +111,13 @@ pub(super) mod single {
         // 1 + x = 2^k (1 + f), lane by lane: f in −0.29 … 0.41, what 1 + x rounds away put back.
         let parts = |x: f32| {
             let sum = 1.0 + x;
-            let k = (sum.to_bits() as i32 - std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32) >> 23;
-            let scale = f32::from_bits(((127 - k) << 23) as u32);
+            let bits = sum.to_bits() as i32;
+            let k = bits.wrapping_sub(std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32) >> 23;
+            let m = f32::from_bits(bits.wrapping_sub(k << 23) as u32);
+            // Where 2^−k would not be a normal number, what was lost counts for nothing.
+            let scale = f32::from_bits((127_i32.wrapping_sub(k.min(126)) as u32) << 23);
             let lost = if x > 1.0 { 1.0 - (sum - x) } else { x - (sum - 1.0) };
-            if k == 0 { (0.0, x) } else { (k as f32, (sum * scale - 1.0) + lost * scale) }
+            if k == 0 { (0.0, x) } else { (k as f32, (m - 1.0) + lost * scale) }
         };
         let k = x.map(isa, |x| parts(x).0);
         let f = x.map(isa, |x| parts(x).1);
@@ -121,7 +125,9 @@ pub(super) mod single {
         let minus_infinity = V::splat(isa, f32::NEG_INFINITY);
         let result = x.if_less(V::splat(isa, (-1.0_f32).next_up()), minus_infinity, result);
         let result = x.if_less(V::splat(isa, -1.0), V::splat(isa, f32::NAN), result);
-        V::splat(isa, f32::MAX).if_less(x, x, result)
+        let result = V::splat(isa, f32::MAX).if_less(x, x, result);
+        // The sign of zero.
+        x.abs().if_less(V::splat(isa, 1e-8), x, result)
     }
 
     #[inline(always)]
@@ -133,9 +139,20 @@ pub(super) mod single {
     }
 
     #[inline(always)]
+    pub(in crate::simd) fn softplus_and_slope<V: Vector<Scalar = f32>>(isa: V::Isa, x: V) -> (V, V) {
+        let (zero, one) = (V::splat(isa, 0.0), V::splat(isa, 1.0));
+        // e^(−|x|), a normal number: one factor of a power of two is enough.
+        let (shifted, _, e) = reduce(isa, (zero - x.abs()).max(V::splat(isa, -87.0)));
+        let e = (e + one).scale_by(shifted);
+        (log_of_one_plus(isa, e) + x.max(zero), x.if_less(zero, e, one) / (e + one))
+    }
+
+    #[inline(always)]
     pub(in crate::simd) fn sigmoid<V: Vector<Scalar = f32>>(isa: V::Isa, x: V) -> V {
-        let one = V::splat(isa, 1.0);
-        one / (one + exp(isa, V::splat(isa, 0.0) - x))
+        let (zero, one) = (V::splat(isa, 0.0), V::splat(isa, 1.0));
+        // e^(−|x|) never overflows: for negative x the quotient is small and has all its digits.
+        let e = exp(isa, zero - x.abs());
+        x.if_less(zero, e, one) / (e + one)
     }
 }
 
@@ -157,11 +174,19 @@ pub(super) mod double {
         x.map(|x| x.map(isa, libm::exp2))
     }
 
+    #[inline(always)]
+    pub(in crate::simd) fn softplus_and_slope<V: Vector<Scalar = f64>>(isa: V::Isa, x: V) -> (V, V) {
+        (softplus(isa, x), sigmoid(isa, x))
+    }
+
     by_lane! {
         exp: libm::exp;
         expm1: libm::expm1;
         log1p: libm::log1p;
         softplus: |x: f64| libm::log1p(libm::exp(-x.abs())) + if x < 0.0 { 0.0 } else { x };
-        sigmoid: |x: f64| 1.0 / (1.0 + libm::exp(-x));
+        sigmoid: |x: f64| {
+            let e = libm::exp(-x.abs());
+            if x < 0.0 { e / (1.0 + e) } else { 1.0 / (1.0 + e) }
+        };
     }
 }

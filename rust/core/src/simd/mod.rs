@@ -5,12 +5,14 @@
 
 #![allow(unsafe_code)]
 
+mod map;
 mod math;
 mod memory;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use map::{Function, map};
 pub use memory::{HeadMut, LINES, Lines, Zero, Zeroed, lines, prefetch, stream_fence, until_line};
 pub use vector::{Float, Portable, Vector};
 

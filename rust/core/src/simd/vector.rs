@@ -58,6 +58,8 @@ pub trait Float:
     fn log1p<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
     /// ln(1 + e^x).
     fn softplus<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
+    /// ln(1 + e^x) and its derivative, 1 / (1 + e^(−x)), both to 2^−125 of absolute error: what below that is small stays.
+    fn softplus_and_slope<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> (V, V);
     /// 1 / (1 + e^(−x)).
     fn sigmoid<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
 }
@@ -174,6 +176,11 @@ macro_rules! floats {
             #[inline(always)]
             fn softplus<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V {
                 math::$math::softplus(isa, x)
+            }
+
+            #[inline(always)]
+            fn softplus_and_slope<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> (V, V) {
+                math::$math::softplus_and_slope(isa, x)
             }
 
             #[inline(always)]

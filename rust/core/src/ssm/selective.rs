@@ -7,7 +7,7 @@
 
 use super::sequence::{BLOCK, Block, Sequences};
 use super::{Execution, check_len, zeros};
-use crate::simd::{Float, Isa, Kernel, Vector};
+use crate::simd::{self, Float, Isa, Kernel, Vector};
 use crate::{Error, Result, parallel};
 
 /// Channels that one part of the work goes over: they share packed `B` and `C`, and one sum of their gradients.
@@ -404,11 +404,14 @@ impl<V: Vector> Rates<V> {
 struct StepSizes<T> {
     delta: [T; BLOCK],
     delta_u: [T; BLOCK],
+    /// The derivative of softplus, where `delta` goes through it.
+    slope: [T; BLOCK],
     largest: f64,
 }
 
 impl<T: Float> StepSizes<T> {
-    const EMPTY: Self = Self { delta: [T::ZERO; BLOCK], delta_u: [T::ZERO; BLOCK], largest: 0.0 };
+    const EMPTY: Self =
+        Self { delta: [T::ZERO; BLOCK], delta_u: [T::ZERO; BLOCK], slope: [T::ONE; BLOCK], largest: 0.0 };
 
     #[inline(always)]
     fn read<I: Isa>(&mut self, isa: I, u: &[T], delta: &[T], bias: impl Fn(usize) -> T::Vector<I>, softplus: bool) {
@@ -418,7 +421,9 @@ impl<T: Float> StepSizes<T> {
         for start in (0..u.len()).step_by(lanes) {
             let mut step = T::Vector::<I>::load(isa, &delta[start..]) + bias(start);
             if softplus {
-                step = T::softplus(isa, step);
+                let slope;
+                (step, slope) = T::softplus_and_slope(isa, step);
+                slope.store(&mut self.slope[start..]);
             }
             step.store(&mut self.delta[start..]);
             (step * T::Vector::<I>::load(isa, &u[start..])).store(&mut self.delta_u[start..]);
@@ -494,6 +499,10 @@ impl<T: Float> Kernel for Forward<'_, T> {
             for channel in 0..part.channels {
                 let of = part.first + channel;
                 let start = (part.row * shape.d_model + of) * seq_len + block.start;
+                for values in [Some(inputs.u), Some(inputs.delta), inputs.z].into_iter().flatten() {
+                    prefetch(values, start + seq_len, count);
+                }
+                prefetch(y, (channel + 1) * seq_len + block.start, count);
                 let u = &inputs.u[start..start + count];
                 let bias = inputs.delta_bias.map_or(T::ZERO, |bias| bias[of]);
                 let delta = &inputs.delta[start..start + count];
@@ -537,6 +546,14 @@ impl<T: Float> Kernel for Forward<'_, T> {
         for (states, last_state) in states.chunks(registers).zip(last_state.chunks_mut(d_state)) {
             store_states(states, last_state);
         }
+    }
+}
+
+/// Asks for numbers of the next channel: rows are so far apart that no processor foresees them.
+#[inline(always)]
+fn prefetch<T>(values: &[T], start: usize, count: usize) {
+    for at in (start..start + count).step_by(64 / size_of::<T>()) {
+        simd::prefetch(values, at);
     }
 }
 
@@ -839,6 +856,12 @@ impl<T: Float> Kernel for Backward<'_, T> {
             for channel in 0..part.channels {
                 let of = part.first + channel;
                 let start = (part.row * shape.d_model + of) * seq_len + block.start;
+                for values in [Some(inputs.u), Some(inputs.delta), Some(upstream.y), inputs.z].into_iter().flatten() {
+                    prefetch(values, start + seq_len, count);
+                }
+                for values in [&*gradients.u, &*gradients.delta] {
+                    prefetch(values, (channel + 1) * seq_len + block.start, count);
+                }
                 let (u, delta) = (&inputs.u[start..start + count], &inputs.delta[start..start + count]);
                 let bias = inputs.delta_bias.map_or(T::ZERO, |bias| bias[of]);
                 sizes.read::<I>(isa, u, delta, |_| T::Vector::<I>::splat(isa, bias), inputs.softplus);
@@ -889,7 +912,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 let d = inputs.d.map_or(T::ZERO, |d| d[of]);
                 let at = channel * seq_len + block.start;
                 let at = at..at + count;
-                let ends = ChannelEnds { u, delta, bias, softplus: inputs.softplus, d, sizes: &sizes };
+                let ends = ChannelEnds { u, d, sizes: &sizes };
                 let (of_d, of_bias) = ends.inputs::<I>(
                     isa,
                     &dy,
@@ -961,9 +984,6 @@ fn of_gate<T: Float, I: Isa>(isa: I, out: &[T], z: &[T], u: &[T], d: T, y: &[T; 
 /// One channel in one block of steps, for the gradients of its inputs.
 struct ChannelEnds<'a, T> {
     u: &'a [T],
-    delta: &'a [T],
-    bias: T,
-    softplus: bool,
     d: T,
     sizes: &'a StepSizes<T>,
 }
@@ -986,10 +1006,7 @@ impl<T: Float> ChannelEnds<'_, T> {
             let load = |from: &[T]| T::Vector::<I>::load(isa, &from[start..of_u.len().min(from.len())]);
             let (u, dy, sum_b) = (load(self.u), load(dy), load(sum_b));
             let size = load(&self.sizes.delta);
-            let mut step = u.mul_add(sum_b, load(sum_a));
-            if self.softplus {
-                step = step * T::sigmoid(isa, load(self.delta) + splat(self.bias));
-            }
+            let step = u.mul_add(sum_b, load(sum_a)) * load(&self.sizes.slope);
             size.mul_add(sum_b, splat(self.d) * dy).store(&mut of_u[start..]);
             step.store(&mut of_delta[start..]);
             of_d = dy.mul_add(u, of_d);
