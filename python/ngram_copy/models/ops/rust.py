@@ -185,6 +185,55 @@ def has(function: str) -> bool:
     return _PRIMITIVE_OF[function] in KERNELS
 
 
+def selective_step(state: Tensor, *tensors: Tensor | None, dt_softplus: bool) -> tuple[Tensor, Tensor] | None:
+    """One step of the selective scan on x, dt, A, B, C, D, z, dt_bias, as :func:`direct` does it."""
+
+    def step(given: Array, x: Array, dt: Array, A: Array, B: Array, C: Array, *rest: Any) -> tuple[Array, Array] | None:
+        rows, (D, z, dt_bias) = x.shape, rest
+        fits = (
+            given.shape == (*rows, A.shape[-1])
+            and A.shape == given.shape[1:]
+            and dt.shape == rows
+            and B.shape == C.shape == (rows[0], *B.shape[1:-1], A.shape[-1])
+            and (D is None or D.shape == rows[1:])
+            and (z is None or z.shape == rows)
+            and (dt_bias is None or dt_bias.shape == rows[1:])
+        )
+        if not fits:
+            return None
+        if B.ndim == 2:
+            B, C = B[:, None], C[:, None]
+        elif B.ndim != 3 or B.shape[1] == 0 or rows[1] % B.shape[1]:
+            return None
+        inputs = selective.SelectiveInputs(x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        return selective.selective_step(inputs, given, threads=torch.get_num_threads())
+
+    return direct(step, state, *tensors)
+
+
+def direct(step: Callable[..., tuple[Array, Array] | None], *tensors: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Call a step of the core on NumPy views of tensors, without torch's dispatcher, which takes longer than the step.
+
+    None where that does not do, and the way through the op is to be taken: where gradients are needed or code is
+    compiled, where shapes do not fit (``step`` is to return None), and where a tensor is none, or is on another device,
+    of another dtype than the others, or not contiguous, all of which NumPy or the core refuses.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        if torch.is_grad_enabled():
+            if any(one.requires_grad for one in tensors if one is not None):
+                return None
+            done = step(*[None if one is None else one.numpy() for one in tensors])
+        else:
+            done = step(
+                *[None if one is None else (one.detach() if one.requires_grad else one).numpy() for one in tensors]
+            )
+    except (AttributeError, TypeError, RuntimeError):
+        return None
+    return None if done is None else (torch.from_numpy(done[0]), torch.from_numpy(done[1]))
+
+
 def call(
     name: str, arrays: Sequence[Tensor | None], options: Sequence[Any], state: Tensor | None, steps: Steps
 ) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,6 @@ def selective_scan(
     return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, steps)
 
 
-@without_autocast
 def selective_state_update(
     state: Tensor,
     x: Tensor,
@@ -127,6 +126,28 @@ def selective_state_update(
     TypeError, ValueError
         As :func:`selective_scan`.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.selective_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus)
+        if done is not None:
+            return done
+    return _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, backend)
+
+
+@without_autocast
+def _update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Any step, checked."""
     check = Checker()
     check.real("x", x, "batch d_model")
     check.real("dt", dt, "batch d_model")
