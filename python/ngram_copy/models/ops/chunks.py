@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from ngram_copy.models.ops.arguments import Steps, to_complex
 
 CHUNK = 64
 """Steps in a chunk."""
+
+BLOCK = 8
+"""Steps in a block of the scan within a chunk."""
 
 
 class Mask(NamedTuple):
@@ -103,10 +105,12 @@ def _ready(piece: Tensor, active: Tensor | None, dtype: torch.dtype) -> Tensor:
 
 
 def scan(a: Tensor, x: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
-    """All states of ``h_t = a_t h_{t-1} + x_t`` within a chunk, in log2(chunk) steps over all of it.
+    """All states of ``h_t = a_t h_{t-1} + x_t`` within a chunk.
 
-    Nothing is divided by, and no logarithm is taken: with |a| ≤ 1 nothing overflows, and a NaN reaches later steps
-    alone.
+    The chunk is cut into blocks of 8 steps: the steps of all blocks are taken side by side, then the state is carried
+    from block to block, then added where it is seen. For a chunk of 64 that is 16 short operations one after the other,
+    and a sixth of the memory traffic of a scan that doubles its stride six times. Nothing is divided by, and no
+    logarithm is taken: where |a| ≤ 1 nothing overflows. A NaN reaches later steps alone.
 
     Parameters
     ----------
@@ -119,32 +123,45 @@ def scan(a: Tensor, x: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
     Returns
     -------
     tensor (batch, chunk, …)
-
-    Notes
-    -----
-    Pairs compose as (a, x) ∘ (a', x') = (a a', a' x + x'); after round r, element t holds the composition of the steps
-    t - 2^r + 1 … t (Hillis and Steele, 1986).
     """
-    cut = None if resets is None else over(resets, x)
-    stride = 1
-    while stride < x.shape[1]:
-        x_before, a_before = _later(x, stride, 0.0), _later(a, stride, 1.0)
-        if cut is not None:
-            x_before, a_before = x_before.masked_fill(cut, 0), a_before.masked_fill(cut, 1)
-            cut = cut | _later(cut, stride, False)
-        x = x + a * x_before
-        a = a * a_before
-        stride *= 2
-    before = state[:, None]
-    return x + a * (before if cut is None else before.masked_fill(cut, 0))
+    length = x.shape[1]
+    steps_a, steps_x = _in_blocks(a, 1).unbind(2), _in_blocks(x, 0).unbind(2)
+    cuts = None if resets is None else _in_blocks(resets, 0)  # (batch, blocks, BLOCK)
+    factors, sums = [steps_a[0]], [steps_x[0]]
+    for step in range(1, BLOCK):
+        factor, sum_ = factors[-1], sums[-1]
+        if cuts is not None:
+            factor, sum_ = _cut(factor, cuts[:, :, step]), _cut(sum_, cuts[:, :, step])
+        factors.append(steps_a[step] * factor)
+        sums.append(steps_x[step] + steps_a[step] * sum_)
+    before = []
+    for block, (factor, sum_) in enumerate(zip(factors[-1].unbind(1), sums[-1].unbind(1), strict=True)):
+        before.append(state)
+        seen = state if cuts is None else _cut(state, cuts[:, block].any(1))
+        state = sum_ + factor * seen
+    carried = torch.stack(before, dim=1)[:, :, None]  # (batch, blocks, 1, …)
+    if cuts is not None:
+        carried = carried.expand(*cuts.shape, *carried.shape[3:])
+        carried = _cut(carried, cuts.cumsum(2) > 0)
+    states = torch.stack(sums, dim=2) + torch.stack(factors, dim=2) * carried
+    return states.flatten(1, 2)[:, :length]
+
+
+def _in_blocks(tensor: Tensor, fill: int) -> Tensor:
+    """(batch, chunk, …) → (batch, blocks, BLOCK, …); what is missing from the last block is filled in."""
+    batch, length, *rest = tensor.shape
+    missing = -length % BLOCK
+    if missing:
+        end = tensor.new_full((1, 1), fill).reshape([1] * tensor.dim()).expand(batch, missing, *rest)
+        tensor = torch.cat([tensor, end], dim=1)
+    return tensor.reshape(batch, -1, BLOCK, *rest)
+
+
+def _cut(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Zero where the mask, of the tensor's first dimensions, is set."""
+    return tensor.masked_fill(mask.reshape(mask.shape + (1,) * (tensor.dim() - mask.dim())), 0)
 
 
 def last(states: Tensor) -> Tensor:
     """The state after a chunk, by itself: a view would keep all states of the chunk alive."""
     return states[:, -1].clone()
-
-
-def _later(tensor: Tensor, stride: int, fill: float | bool) -> Tensor:
-    """The tensor ``stride`` steps later, filled at its start."""
-    widths = [0, 0] * (tensor.dim() - 2) + [stride, 0]
-    return pad(tensor[:, :-stride], widths, value=fill)
