@@ -8,11 +8,11 @@
 
 mod complex;
 pub mod conv;
+pub mod delta;
 pub mod linear;
+pub mod outer;
 mod parts;
 pub mod s4d;
-pub mod outer;
-pub mod delta;
 pub mod selective;
 pub mod sequence;
 
