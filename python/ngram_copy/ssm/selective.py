@@ -178,9 +178,7 @@ def selective_inputs(
     initial_state: ArrayLike | None,
 ) -> tuple[SelectiveInputs, Floats | None]:
     """Check the inputs of :func:`selective_scan`, and its initial state."""
-    dtype = common_dtype(
-        u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state
-    )
+    dtype = common_dtype(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
     a = as_floats("A", A, dtype, ("d_model", "d_state"))
     channels = as_floats("u", u, dtype, ("batch", "d_model", "seq_len"), d_model=a.shape[0])
     sizes = dict(zip(("batch", "d_model", "seq_len", "d_state"), (*channels.shape, a.shape[1]), strict=True))

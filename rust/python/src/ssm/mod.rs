@@ -1,4 +1,7 @@
 //! Binding of `ngram_copy_core::ssm`: one file a family.
 
 pub(crate) mod arrays;
+pub(crate) mod conv;
+pub(crate) mod linear;
+pub(crate) mod s4d;
 pub(crate) mod selective;
