@@ -219,3 +219,31 @@ def causal_conv1d_update(
     threads: int,
     out: tuple[_Floats, _Floats],
 ) -> None: ...
+
+_DeltaSizes = tuple[int, int, int, int]
+_DeltaInputs = tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats, float]
+
+def delta_rule(
+    steps: _Steps,
+    sizes: _DeltaSizes,
+    arguments: _DeltaInputs,
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats | None],
+) -> None: ...
+def delta_rule_backward(
+    steps: _Steps,
+    sizes: _DeltaSizes,
+    arguments: _DeltaInputs,
+    upstream: tuple[_Floats, _Floats, _Floats | None],
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats, _Floats],
+) -> None: ...
+def delta_rule_step(
+    batch: int,
+    sizes: _DeltaSizes,
+    arguments: _DeltaInputs,
+    state: _Floats,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...

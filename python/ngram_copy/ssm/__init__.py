@@ -6,6 +6,15 @@ initial state and gives the last one, so that a sequence can be split anywhere.
 """
 
 from ngram_copy.ssm.conv import causal_conv1d, causal_conv1d_update
+from ngram_copy.ssm.delta import (
+    delta_rule,
+    delta_rule_step,
+    gated_delta_rule,
+    gated_delta_rule_step,
+    kimi_delta_attention,
+    kimi_delta_attention_step,
+    l2_normalise,
+)
 from ngram_copy.ssm.linear import linear_scan, linear_step, lru_scan, lru_step, rg_lru, rg_lru_step
 from ngram_copy.ssm.s4d import s4d_scan, s4d_state_update, zero_order_hold
 from ngram_copy.ssm.selective import selective_scan, selective_state_update
@@ -13,6 +22,13 @@ from ngram_copy.ssm.selective import selective_scan, selective_state_update
 __all__ = [
     "causal_conv1d",
     "causal_conv1d_update",
+    "delta_rule",
+    "delta_rule_step",
+    "gated_delta_rule",
+    "gated_delta_rule_step",
+    "kimi_delta_attention",
+    "kimi_delta_attention_step",
+    "l2_normalise",
     "linear_scan",
     "linear_step",
     "lru_scan",

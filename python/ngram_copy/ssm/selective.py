@@ -218,6 +218,13 @@ def selective_forward(
     return y, last_state, kept
 
 
+def selective_step(inputs: SelectiveInputs, state: Floats, *, threads: int) -> tuple[Floats, Floats]:
+    """Make one step of checked inputs, which have no axis of time; y and the new state."""
+    y, new_state = np.empty_like(inputs.u), np.empty_like(state)
+    _rust.selective_state_update(len(state), inputs.sizes, inputs, state, threads, (y, new_state))
+    return y, new_state
+
+
 def selective_backward(
     inputs: SelectiveInputs,
     checkpoints: Floats,

@@ -8,7 +8,9 @@
 
 mod complex;
 pub mod conv;
+pub mod delta;
 pub mod linear;
+pub mod outer;
 mod parts;
 pub mod s4d;
 pub mod selective;

@@ -2,6 +2,7 @@
 
 pub(crate) mod arrays;
 pub(crate) mod conv;
+pub(crate) mod delta;
 pub(crate) mod linear;
 pub(crate) mod s4d;
 pub(crate) mod selective;
