@@ -114,9 +114,7 @@ class BoundedNgramTable:
 _Floats = NDArray[np.float32] | NDArray[np.float64]
 _Steps = tuple[int, int, NDArray[np.int64] | None, bool, NDArray[np.bool_] | None]
 _Selective = tuple[_Floats, _Floats, _Floats, _Floats, _Floats, _Floats | None, _Floats | None, _Floats | None, bool]
-_SelectiveGradients = tuple[
-    _Floats, _Floats, _Floats, _Floats, _Floats, _Floats | None, _Floats | None, _Floats | None, _Floats
-]
+_SelectiveGradients = tuple[_Floats | None, ...]
 _Upstream = tuple[_Floats, _Floats, _Floats | None]
 _S4d = tuple[_Floats, _Floats, _Floats, _Floats, _Floats | None]
 _Conv = tuple[_Floats, _Floats, _Floats | None, bool]
