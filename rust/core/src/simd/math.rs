@@ -139,6 +139,15 @@ pub(super) mod single {
     }
 
     #[inline(always)]
+    pub(in crate::simd) fn softplus_and_slope<V: Vector<Scalar = f32>>(isa: V::Isa, x: V) -> (V, V) {
+        let (zero, one) = (V::splat(isa, 0.0), V::splat(isa, 1.0));
+        // e^(−|x|), a normal number: one factor of a power of two is enough.
+        let (shifted, _, e) = reduce(isa, (zero - x.abs()).max(V::splat(isa, -87.0)));
+        let e = (e + one).scale_by(shifted);
+        (log_of_one_plus(isa, e) + x.max(zero), x.if_less(zero, e, one) / (e + one))
+    }
+
+    #[inline(always)]
     pub(in crate::simd) fn sigmoid<V: Vector<Scalar = f32>>(isa: V::Isa, x: V) -> V {
         let (zero, one) = (V::splat(isa, 0.0), V::splat(isa, 1.0));
         // e^(−|x|) never overflows: for negative x the quotient is small and has all its digits.
@@ -163,6 +172,11 @@ pub(super) mod double {
     #[inline(always)]
     pub(in crate::simd) fn exp2_bounded<V: Vector<Scalar = f64>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N] {
         x.map(|x| x.map(isa, libm::exp2))
+    }
+
+    #[inline(always)]
+    pub(in crate::simd) fn softplus_and_slope<V: Vector<Scalar = f64>>(isa: V::Isa, x: V) -> (V, V) {
+        (softplus(isa, x), sigmoid(isa, x))
     }
 
     by_lane! {

@@ -194,6 +194,32 @@ impl<'a, T> HeadMut<'a, T> {
             .collect()
     }
 
+    /// One view for each row of the batch and each tile of an array of shape (batch, `seq_len`, `width`), row by row:
+    /// the first tile holds the first `tile` numbers of each step, and so on; the last one what is left.
+    ///
+    /// # Panics
+    /// If the sizes are not those of `values`, or `tile` is 0.
+    #[must_use]
+    pub fn tiles(values: &'a mut [T], seq_len: usize, width: usize, tile: usize) -> Vec<Self> {
+        let row = seq_len * width;
+        if row == 0 {
+            return Vec::new();
+        }
+        assert_eq!(values.len() % row, 0, "an array of whole rows");
+        let start = values.as_mut_ptr();
+        (0..values.len() / row)
+            .flat_map(|batch| (0..width).step_by(tile).map(move |first| (batch * row + first, tile.min(width - first))))
+            .map(|(offset, tile)| Self {
+                // SAFETY: offset + (seq_len - 1) * width + tile <= values.len(); the tiles of two views never overlap.
+                start: unsafe { start.add(offset) },
+                seq_len,
+                stride: width,
+                width: tile,
+                owner: std::marker::PhantomData,
+            })
+            .collect()
+    }
+
     /// The numbers of a step.
     ///
     /// # Panics

@@ -404,11 +404,14 @@ impl<V: Vector> Rates<V> {
 struct StepSizes<T> {
     delta: [T; BLOCK],
     delta_u: [T; BLOCK],
+    /// The derivative of softplus, where `delta` goes through it.
+    slope: [T; BLOCK],
     largest: f64,
 }
 
 impl<T: Float> StepSizes<T> {
-    const EMPTY: Self = Self { delta: [T::ZERO; BLOCK], delta_u: [T::ZERO; BLOCK], largest: 0.0 };
+    const EMPTY: Self =
+        Self { delta: [T::ZERO; BLOCK], delta_u: [T::ZERO; BLOCK], slope: [T::ONE; BLOCK], largest: 0.0 };
 
     #[inline(always)]
     fn read<I: Isa>(&mut self, isa: I, u: &[T], delta: &[T], bias: impl Fn(usize) -> T::Vector<I>, softplus: bool) {
@@ -418,7 +421,9 @@ impl<T: Float> StepSizes<T> {
         for start in (0..u.len()).step_by(lanes) {
             let mut step = T::Vector::<I>::load(isa, &delta[start..]) + bias(start);
             if softplus {
-                step = T::softplus(isa, step);
+                let slope;
+                (step, slope) = T::softplus_and_slope(isa, step);
+                slope.store(&mut self.slope[start..]);
             }
             step.store(&mut self.delta[start..]);
             (step * T::Vector::<I>::load(isa, &u[start..])).store(&mut self.delta_u[start..]);
@@ -907,7 +912,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 let d = inputs.d.map_or(T::ZERO, |d| d[of]);
                 let at = channel * seq_len + block.start;
                 let at = at..at + count;
-                let ends = ChannelEnds { u, delta, bias, softplus: inputs.softplus, d, sizes: &sizes };
+                let ends = ChannelEnds { u, d, sizes: &sizes };
                 let (of_d, of_bias) = ends.inputs::<I>(
                     isa,
                     &dy,
@@ -979,9 +984,6 @@ fn of_gate<T: Float, I: Isa>(isa: I, out: &[T], z: &[T], u: &[T], d: T, y: &[T; 
 /// One channel in one block of steps, for the gradients of its inputs.
 struct ChannelEnds<'a, T> {
     u: &'a [T],
-    delta: &'a [T],
-    bias: T,
-    softplus: bool,
     d: T,
     sizes: &'a StepSizes<T>,
 }
@@ -1004,10 +1006,7 @@ impl<T: Float> ChannelEnds<'_, T> {
             let load = |from: &[T]| T::Vector::<I>::load(isa, &from[start..of_u.len().min(from.len())]);
             let (u, dy, sum_b) = (load(self.u), load(dy), load(sum_b));
             let size = load(&self.sizes.delta);
-            let mut step = u.mul_add(sum_b, load(sum_a));
-            if self.softplus {
-                step = step * T::sigmoid(isa, load(self.delta) + splat(self.bias));
-            }
+            let step = u.mul_add(sum_b, load(sum_a)) * load(&self.sizes.slope);
             size.mul_add(sum_b, splat(self.d) * dy).store(&mut of_u[start..]);
             step.store(&mut of_delta[start..]);
             of_d = dy.mul_add(u, of_d);
