@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "sample": {"_rust", "_arguments"},
     "tasks": {"sample", "ngram", "theory"},
     "score": {"theory", "tasks", "engines"},
+    "models": {"ssm", "theory"},
     "engines": {"ngram", "tasks"},
     "suite": {"tasks", "engines", "results"},
     "results": set(),

@@ -178,9 +178,7 @@ def selective_inputs(
     initial_state: ArrayLike | None,
 ) -> tuple[SelectiveInputs, Floats | None]:
     """Check the inputs of :func:`selective_scan`, and its initial state."""
-    dtype = common_dtype(
-        u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state
-    )
+    dtype = common_dtype(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
     a = as_floats("A", A, dtype, ("d_model", "d_state"))
     channels = as_floats("u", u, dtype, ("batch", "d_model", "seq_len"), d_model=a.shape[0])
     sizes = dict(zip(("batch", "d_model", "seq_len", "d_state"), (*channels.shape, a.shape[1]), strict=True))
@@ -218,6 +216,13 @@ def selective_forward(
     kept = np.empty((batch, d_model, -(-seq_len // BLOCK), d_state), y.dtype) if checkpoints else None
     _rust.selective_scan(steps, inputs.sizes, inputs, initial_state, threads, (y, last_state, kept))
     return y, last_state, kept
+
+
+def selective_step(inputs: SelectiveInputs, state: Floats, *, threads: int) -> tuple[Floats, Floats]:
+    """Make one step of checked inputs, which have no axis of time; y and the new state."""
+    y, new_state = np.empty_like(inputs.u), np.empty_like(state)
+    _rust.selective_state_update(len(state), inputs.sizes, inputs, state, threads, (y, new_state))
+    return y, new_state
 
 
 def selective_backward(
