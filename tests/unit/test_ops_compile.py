@@ -151,7 +151,7 @@ def test_whole_graphs_compile(case):
 
 def test_chunks_compile(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK", 8)
-    compiled(next(case for case in CASES if case.id == "linear"), "torch", 20)
+    compiled(next(case for case in CASES if case.id == "linear"), "torch", 12)
 
 
 @pytest.mark.parametrize("case", [case for case in RUST if case.id in COMPILED], ids=by_id)
