@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' 2>/dev/null) Cargo.toml Cargo.lock rustfmt.toml
 THREADS ?= 2
+REFERENCE ?= $(lastword $(sort $(wildcard results/*-symbolic)))
 
 .DEFAULT_GOAL := help
-.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench report docs-check clean
+.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench report headline docs-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,11 +59,15 @@ fmt: $(VENV)/.dev  ## format all code
 	@$(BIN)/ruff check -q --fix .
 
 bench: $(VENV)/.dev  ## time the core against its peers; prints ratios, keeps records, splices README's table
-	@$(BIN)/python -m pytest benches -q -o addopts= --benchmark-only --benchmark-json=results/benchmarks.json
-	@$(BIN)/python benches/report.py results/benchmarks.json --readme README.md
+	@mkdir -p .benchmarks
+	@$(BIN)/python -m pytest benches -q -o addopts= --benchmark-only --benchmark-json=.benchmarks/run.json
+	@$(BIN)/python benches/report.py .benchmarks/run.json --readme README.md --records results
 
 report: $(VENV)/.bench  ## write the report of results/quick again
 	@$(BIN)/ngram-copy report results/quick
+
+headline: $(VENV)/.bench  ## splice README's first table from the newest reference records
+	@$(BIN)/python docs/headline.py $(REFERENCE) --readme README.md
 
 docs-check: $(VENV)/.dev  ## run every command of README and docs
 	@$(BIN)/python tests/docs/commands.py

@@ -1,17 +1,19 @@
 """Ratios of a run of the benchmarks: a table on the terminal, and in README between its marks.
 
-    python -m pytest benches --benchmark-only --benchmark-json=results/benchmarks.json
-    python benches/report.py results/benchmarks.json --readme README.md
+    python -m pytest benches --benchmark-only --benchmark-json=run.json
+    python benches/report.py run.json --readme README.md --records results
 
 A benchmark says in ``extra_info``: ``tokens`` (how many it works on: speeds are tokens a second), and if it likes
-``peer`` (the name of somebody else's way), ``bytes`` (read and written) and ``memory`` (this one is the copy that the
-shares of memory speed refer to). The first benchmark of a group that is no peer is what the peers are compared with.
+``peer`` (the name of somebody else's way), ``of`` (the function of ours that a peer is compared with; the first of the
+group where it is not said), ``bytes`` (read and written) and ``memory`` (this one is the copy that the shares of memory
+speed refer to).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,6 @@ HEADER = ("", "M tokens/s", "seconds", "spread", "ours is faster by", "of memory
 
 def rows(benchmarks: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Make the cells of one group: name, speed, median, spread (quartiles / median), ratio, share of memory speed."""
-    own = next((b for b in benchmarks if "peer" not in b["extra_info"]), None)
     copy = next((b for b in benchmarks if b["extra_info"].get("memory")), None)
     return [
         (
@@ -31,11 +32,25 @@ def rows(benchmarks: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             f"{speed(b) / 1e6:.3g}",
             f"{b['stats']['median']:.3g}",
             f"±{b['stats']['iqr'] / 2 / b['stats']['median']:.0%}",
-            f"{speed(own) / speed(b):.2g}×" if own and "peer" in b["extra_info"] else "",
+            f"{speed(own) / speed(b):.2g}×" if (own := counterpart(b, benchmarks)) else "",
             f"{bandwidth(b) / bandwidth(copy):.0%}" if copy and "peer" not in b["extra_info"] else "",
         )
         for b in benchmarks
     ]
+
+
+def counterpart(benchmark: dict[str, Any], group: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Give our benchmark that a peer is compared with; None for what is no peer, and for a peer that has none."""
+    if "peer" not in benchmark["extra_info"]:
+        return None
+    function = benchmark["extra_info"].get("of", "")
+    ours = (b for b in group if "peer" not in b["extra_info"])
+    return next((b for b in ours if not function or function_of(b) == function), None)
+
+
+def function_of(benchmark: dict[str, Any]) -> str:
+    """Name the function of a benchmark, without its parameters."""
+    return str(benchmark["name"]).split("[")[0].removeprefix("test_")
 
 
 def name(benchmark: dict[str, Any]) -> str:
@@ -43,7 +58,7 @@ def name(benchmark: dict[str, Any]) -> str:
     info = benchmark["extra_info"]
     if "peer" in info:
         return str(info["peer"])
-    function = benchmark["name"].split("[")[0].removeprefix("test_").replace("_", " ")
+    function = function_of(benchmark).replace("_", " ")
     values = [str(value) for value in (benchmark["params"] or {}).values()]
     said = [value for value in values if value.isidentifier() and value not in benchmark["group"]]
     memory = f" (peak {info['peak_mb']:.0f} MB above the tokens)" if "peak_mb" in info else ""
@@ -69,12 +84,38 @@ def groups(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def cpu(run: dict[str, Any]) -> str:
+    """Name the processor of a run."""
+    machine = run["machine_info"]
+    return str(machine.get("cpu", {}).get("brand_raw") or machine["machine"])
+
+
+def record(run: dict[str, Any]) -> dict[str, Any]:
+    """Make what is kept of a run: what the tables are made of, and nothing that names the machine."""
+    machine = {key: run["machine_info"][key] for key in ("machine", "system", "python_version")}
+    kept = ("name", "group", "params", "extra_info")
+    statistics = ("min", "median", "iqr", "rounds")
+    return {
+        "datetime": run["datetime"],
+        "machine_info": machine | {"cpu": {"brand_raw": cpu(run)}},
+        "benchmarks": [
+            {key: b[key] for key in kept} | {"stats": {key: b["stats"][key] for key in statistics}}
+            for b in run["benchmarks"]
+        ],
+    }
+
+
+def record_name(run: dict[str, Any]) -> str:
+    """Name the file of a record by day and processor."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)|@.*", "", cpu(run)).lower())
+    return f"benchmarks-{run['datetime'][:10]}-{'-'.join(words[:5])}.json"
+
+
 def markdown(run: dict[str, Any]) -> str:
     """Make a table of all groups, with the machine and the command that made it."""
-    machine = run["machine_info"]
-    cpu = machine.get("cpu", {}).get("brand_raw") or machine.get("machine", "")
+    python = run["machine_info"]["python_version"]
     lines = [
-        f"`{COMMAND}`, {run['datetime'][:10]}, {cpu}, Python {machine['python_version']}; one thread, medians, "
+        f"`{COMMAND}`, {run['datetime'][:10]}, {cpu(run)}, Python {python}; one thread, medians, "
         "spread: half the distance of the quartiles.",
         "",
         "| " + " | ".join(HEADER) + " |",
@@ -107,16 +148,20 @@ def splice(text: str, table: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the ratios of a run; with ``--readme`` also splice them into a Markdown file."""
+    """Print the ratios of a run; splice them into a Markdown file and keep a record, where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="JSON of pytest-benchmark")
     parser.add_argument("--readme", type=Path, help="Markdown file with the marks")
+    parser.add_argument("--records", type=Path, help="folder in which a record of the run is kept")
     options = parser.parse_args(arguments)
     try:
         run = json.loads(options.run.read_text())
         print(terminal(run))
         if options.readme:
             options.readme.write_text(splice(options.readme.read_text(), markdown(run)))
+        if options.records:
+            options.records.mkdir(parents=True, exist_ok=True)
+            (options.records / record_name(run)).write_text(json.dumps(record(run), indent=1) + "\n")
     except (OSError, ValueError, KeyError) as error:
         print(f"{options.run}: {error!r}", file=sys.stderr)
         return 2

@@ -37,7 +37,7 @@ def test_predict_bounded(benchmark, tokens):
 def test_predict_python(benchmark, tokens):
     """The same for one row with a dictionary, first occurrence."""
     row = tokens[0].tolist()
-    benchmark.extra_info["tokens"] = len(row)
+    benchmark.extra_info |= {"tokens": len(row), "peer": "Python dict, first", "of": "predict"}
 
     def predict():
         seen, key, said = {}, (None,) * 4, []
@@ -69,5 +69,5 @@ def test_repeat_windows(benchmark, text):
 def test_statistics_python(benchmark, text):
     """A tenth of the text with a Counter of slices."""
     part = text[:500_000].tobytes()
-    benchmark.extra_info["tokens"] = len(part)
+    benchmark.extra_info |= {"tokens": len(part), "peer": "Python Counter of slices", "of": "statistics"}
     benchmark.pedantic(lambda: Counter(part[i : i + 4] for i in range(len(part) - 3)), rounds=3)

@@ -35,10 +35,12 @@ def test_markov(benchmark, shape):
 
 
 def test_numpy_uniform(benchmark, shape):
+    benchmark.extra_info |= {"peer": "NumPy integers", "of": "uniform"}
     benchmark(np.random.default_rng(0).integers, 0, 26, shape, dtype=np.uint32)
 
 
 def test_numpy_zipf(benchmark, shape):
+    benchmark.extra_info |= {"peer": "NumPy search in cumulative Zipf", "of": "zipf"}
     p = np.arange(1, 32001.0) ** -1.0
     cumulative, draw = np.cumsum(p / p.sum()), np.random.default_rng(0).random
     benchmark.pedantic(lambda: np.searchsorted(cumulative, draw(shape), side="right"), rounds=3)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+SIZE_LIMIT = 2**63
+"""Lengths and counts are below 2^63."""
 
 SEED_LIMIT = 2**64
 """Seeds, streams and counters are 0 … 2^64 - 1."""
@@ -47,9 +51,11 @@ def real(name: str, value: float, low: float, high: float = math.inf, *, open_hi
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, not {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be at most {sys.float_info.max:.3g}, and is far beyond it") from None
     if not low <= number <= high or (open_high and number == high):
         if high == math.inf:
-            raise ValueError(f"{name} must be at least {low:g}, not {number}")
+            raise ValueError(f"{name} must be at least {low:g}{' and finite' if open_high else ''}, not {number}")
         raise ValueError(f"{name} must be in [{low:g}, {high:g}{')' if open_high else ']'}, not {number}")
     return number
 

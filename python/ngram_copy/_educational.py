@@ -26,8 +26,9 @@ def hash_ngrams(x: Sequence[int], n: int, seed: int = 0) -> NDArray[np.uint64]:
 
     The sum ``offset + Σ c_j·x_j mod 2^64`` tells n-grams that differ in one token apart for certain, as an odd c_j can
     be divided by. But odd coefficients also pass the parity of the tokens on to the sum's lowest bit, whatever the
-    seed, and in general low bits know nothing of higher ones. So the finaliser stirs: a shift brings high bits down, a
-    multiplication takes low bits up, and both can be undone, so that nothing is lost.
+    seed, and in general low bits know nothing of higher ones. So the finaliser stirs: the middle of the square of the
+    high half goes into the low half, a multiple of the low half into the high one, and both can be undone, so that
+    nothing is lost.
 
     Parameters
     ----------
@@ -46,10 +47,10 @@ def hash_ngrams(x: Sequence[int], n: int, seed: int = 0) -> NDArray[np.uint64]:
     offset, coefficients = random[0], random[1:] | np.uint64(1)
     tokens = np.asarray(x, dtype=np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(tokens, n)
-    h = windows @ coefficients + offset  # numpy computes uint64 modulo 2^64
-    for shift, factor in [(30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)]:  # splitmix64 (Vigna)
-        h = (h ^ (h >> np.uint64(shift))) * np.uint64(factor)
-    mixed: NDArray[np.uint64] = h ^ (h >> np.uint64(31))
+    total = windows @ coefficients + offset  # numpy computes uint64 modulo 2^64
+    high, half = total >> np.uint64(32), np.uint64(2**32 - 1)
+    low = (total ^ (high * high >> np.uint64(16))) & half
+    mixed: NDArray[np.uint64] = (total & ~half) + low * np.uint64(0x9E3779B1)
     return mixed
 
 

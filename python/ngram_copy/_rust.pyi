@@ -110,3 +110,33 @@ class BoundedNgramTable:
     def state_bits(self) -> int: ...
     def insert(self, tokens: _Text) -> None: ...
     def next_token(self, ngram: _Text) -> int | None: ...
+
+_Floats = NDArray[np.float32] | NDArray[np.float64]
+_Steps = tuple[int, int, NDArray[np.int64] | None, bool, NDArray[np.bool_] | None]
+_DeltaSizes = tuple[int, int, int, int]
+_DeltaInputs = tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats, float]
+
+def delta_rule(
+    steps: _Steps,
+    sizes: _DeltaSizes,
+    arguments: _DeltaInputs,
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats | None],
+) -> None: ...
+def delta_rule_backward(
+    steps: _Steps,
+    sizes: _DeltaSizes,
+    arguments: _DeltaInputs,
+    upstream: tuple[_Floats, _Floats, _Floats | None],
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats, _Floats],
+) -> None: ...
+def delta_rule_step(
+    batch: int,
+    sizes: _DeltaSizes,
+    arguments: _DeltaInputs,
+    state: _Floats,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...

@@ -124,7 +124,8 @@ def _lines(path: Path) -> list[bytes]:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise ResultsError(f"{path}: no such file; `ngram-copy run SUITE --out {path.parent}` makes it") from error
+        folder = path.parent if path.suffix else path
+        raise ResultsError(f"{path}: no such file; `ngram-copy run SUITE --out {folder}` makes it") from error
     except OSError as error:
         raise ResultsError(f"cannot read {path}: {error.strerror or error}") from error
     return content.removesuffix(b"\n").split(b"\n") if content else []

@@ -43,11 +43,15 @@ def made(cli, suite, tmp_path):
         (["show-example", "copy", "-o", "vocab_size=1"], "vocab_size must be at least 2, not 1"),
         (["show-example", "copy", "--split", "tset"], "--split tset: there are train, validation, test, fit"),
         (["show-example", "copy", "--length", "0"], "0 must be greater than or equal to 1"),
+        (["show-example", "copy", "--length", str(10**14)], "Unable to allocate"),
         (["show-example", "duplicate_ngram", "-L", "3"], "length must be at least 8"),
         (["show-example", "text_copy", "-o", "path=nowhere"], "no such file or folder: nowhere"),
         (["theory"], "give --state-bits"),
         (["theory", "--length", "10", "--error", "1"], "error must be in [0, 1), not 1.0"),
         (["theory", "--length", "10", "--vocab", "1"], "1 must be greater than or equal to 2"),
+        (["theory", "--length", str(10**400)], "must be less than or equal to 9223372036854775807"),
+        (["theory", "--length", "10", "--vocab", str(10**400)], "must be less than or equal to 9223372036854775807"),
+        (["theory", "--state-bits", "inf"], "state_bits must be at least 0 and finite, not inf"),
         (["theory", "--state-bits", "nan"], "nan must be greater than or equal to 0"),
         (["stats"], "Missing argument 'PATH"),
         (["stats", "nowhere"], "no such file or folder: nowhere"),
@@ -103,6 +107,15 @@ def test_a_full_disk(cli, suite, tmp_path):
     outcome = cli("run", suite, "--out", tmp_path / "out")
     assert outcome.code == 2
     assert outcome.err == f"ngram-copy: {tmp_path / 'out' / 'records.jsonl'}: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_does_not_fit():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ngram_copy", "list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "ngram-copy: the output: No space left on device\n"
 
 
 def test_a_folder_that_cannot_be_made(bad, suite, tmp_path):
@@ -163,6 +176,7 @@ def test_no_cell_of_all_engines(bad, made, tmp_path):
             writer.write(record)
     message = bad("rank", tmp_path / "odd.jsonl")
     assert "no cell was answered by all 2 engines (trigrams, prefix): choose some with --engine" in message
+    assert "most of them meet at copy uniform D=4, length 6, seed 0: trigrams" in message
     assert "--engine x*: none of trigrams, prefix" in bad("rank", made, "--engine", "x*")
 
 

@@ -113,6 +113,7 @@ def test_short_texts():
         (lambda: nc.ngram_statistics([3, -1], 1), ValueError, "token -1 at index 1: tokens must be 0 to 4294967295"),
         (lambda: nc.ngram_statistics([3], 1, threads=0), ValueError, "threads must be 1 to .*, not 0"),
         (lambda: nc.repeat_windows([3], 1, [0]), ValueError, "lengths must be 1 to .*, not 0"),
+        (lambda: nc.repeat_windows([3], 1, 8), TypeError, r"lengths must be several integers, such as \[8\], not 8"),
         (lambda: nc.repeat_windows([3], 1, [1], samples=0), ValueError, "samples must be 1 to .*, not 0"),
         (lambda: nc.first_repeat([2**32], 1), ValueError, "token 4294967296 at index 0"),
         (lambda: nc.first_conflict(["a"], 1), TypeError, "x must be integers, not <U1"),

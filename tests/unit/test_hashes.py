@@ -14,10 +14,10 @@ TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 2**32 - 1]
 @pytest.mark.parametrize(
     ("n", "seed", "first", "last"),
     [
-        (1, 0, 0xCB44493BDA782E91, 0x033FEB53ED102523),
-        (4, 0, 0x90F0EA5FBF642361, 0x49C3E89F89BC06E8),
-        (4, 1, 0xB5D85DBA0E478BC4, 0x2F7DD9A0AE1B6F39),
-        (9, 2**64 - 1, 0xE5DC7F9AA0A68E77, 0x35A03E3F1A9FD016),
+        (1, 0, 0x3E2C6070B44B0A22, 0x4CC16F4AC8788C89),
+        (4, 0, 0x3F4FF76F6B0D79A1, 0x578BD88268F1B7F0),
+        (4, 1, 0xFFFC0BA1215A0E8E, 0xDE9D90D57956AA3A),
+        (9, 2**64 - 1, 0x4C5B8F3396DB526C, 0x8DF510F958610E63),
     ],
 )
 def test_golden_values(n, seed, first, last):
@@ -136,7 +136,11 @@ STRUCTURED = {
     "numbers, n=1": lambda: np.arange(2**19)[:, None],
     "multiples of 256": lambda: all_ngrams(26, 4) * 256,
     "multiples of 65536": lambda: all_ngrams(26, 4) * 65536,
+    "multiples of 2^24": lambda: all_ngrams(26, 4) << 24,
+    "0 and 2^31, n=20": lambda: all_ngrams(2, 20) << 31,
+    "numbers times 4096, n=1": lambda: np.arange(2**19)[:, None] * 4096,
     "runs": runs,
+    "runs of multiples of 256": lambda: runs() * 256,
 }
 
 
@@ -144,11 +148,12 @@ STRUCTURED = {
 def test_any_16_bits_are_uniform_on_structured_inputs(kind):
     ngrams = STRUCTURED[kind]().astype(np.uint32)
     rng = np.random.default_rng(1)
-    choices = [np.arange(16), np.arange(48, 64), *(rng.choice(64, 16, replace=False) for _ in range(4))]
+    contiguous = [np.arange(first, first + 16) for first in range(0, 49, 8)]
+    choices = [*contiguous, *(rng.choice(64, 16, replace=False) for _ in range(4))]
     for seed in (0, 1, 2**63):
         hashes = hash_ngrams(ngrams, ngrams.shape[1], seed=seed)[:, 0]
         for bits in choices:
             numbers = sum(((hashes >> np.uint64(bit)) & np.uint64(1)) << np.uint64(i) for i, bit in enumerate(bits))
             p = stats.chisquare(np.bincount(numbers.astype(np.int64), minlength=2**16)).pvalue
-            # 126 tests: a random function is outside once in 4,000 such suites.
+            # 363 tests: a random function is outside once in 1,400 such suites.
             assert 1e-6 < p < 1 - 1e-6, (seed, bits)

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import report_records
@@ -57,6 +58,8 @@ def test_a_cell_carries_what_its_record_says(records, summary):
 def test_rows_do_not_depend_on_the_order_of_records(records, summary):
     backwards = summarise(records[::-1])
     assert (backwards.cells, backwards.repeats) == (summary.cells, summary.repeats)
+    assert list(backwards.engines.items()) == list(summary.engines.items())
+    assert set(summary.engines) == {cell.engine for cell in summary.cells}
 
 
 def test_lengths_and_slots_are_in_numeric_order(summary):
@@ -268,6 +271,10 @@ def test_configurations_are_in_the_order_of_their_numbers(summary):
     ]
 
 
+def test_the_diagonal_is_explained(summary):
+    assert "The diagonal is the law" in charts.bits(summary).note
+
+
 def test_negative_bits_are_drawn_at_the_edge_and_said(records):
     some = copy.deepcopy(kept(records, name="prefix", kept=8)[:5])
     assert "lower edge" not in charts.bits(summarise(some)).note
@@ -389,8 +396,9 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(records, written, tmp_
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         report.write(records[:2], tmp_path)
+    assert Path(caught.value.filename).is_relative_to(tmp_path)
     assert files["report.md"].read_bytes() == before
     assert not list(tmp_path.rglob(".*"))
 
@@ -418,6 +426,11 @@ def test_the_table_fits_100_columns_and_has_every_length(records):
     best = max(r["result"]["bits_recalled"]["mean"] for r in one_task)
     assert line.split()[1:] == [*shares, "14,336", number(best)]
     assert text.count("✓ holds") == 4
+
+
+def test_the_title_of_a_narrow_table_is_one_line(records):
+    titles = printed([record for record in records if record["kind"] == "statistic"][:1]).splitlines()
+    assert "Windows in which some n-gram repeats, in %" in titles
 
 
 def test_seeds_are_counted_together(records):

@@ -152,6 +152,13 @@ def test_missing_and_empty_files(tmp_path):
         read(tmp_path)
 
 
+def test_the_command_for_a_missing_folder_names_it(tmp_path):
+    with pytest.raises(ResultsError, match=r"--out \S*mine` makes it"):
+        read(tmp_path / "mine")
+    with pytest.raises(ResultsError, match=r"--out \S*mine` makes it"):
+        read(tmp_path / "mine" / RECORDS)
+
+
 def test_an_unreadable_file(tmp_path):
     (tmp_path / RECORDS).mkdir()
     with pytest.raises(ResultsError, match=r"cannot read .*records\.jsonl: Is a directory"):

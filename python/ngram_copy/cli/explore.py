@@ -102,7 +102,7 @@ def show_example(
         raise UserError(f"--split {split}: there are {', '.join(SPLITS)}")
     with user_errors(SuiteError):
         made = make_task(task, _options(option or []), "show-example")
-    with user_errors(ValueError):
+    with user_errors(ValueError, MemoryError):
         batch = made.batch(length, seed=seed, split=split, start=index, count=1)
     if as_json:
         print_json(_example(made, batch))
@@ -176,12 +176,13 @@ def _render(task: Task, tokens: Any) -> str:
 
 
 def theory(
-    vocab: Annotated[int, typer.Option("--vocab", "-D", min=2, help="D, the number of symbols.")] = 26,
+    vocab: Annotated[int, typer.Option("--vocab", "-D", min=2, max=2**63 - 1, help="D, the number of symbols.")] = 26,
     state_bits: Annotated[
         float | None, typer.Option(min=0, help="b, bits of a fixed state.", show_default=False)
     ] = None,
     length: Annotated[
-        int | None, typer.Option("--length", "-L", min=1, help="L, length of the string.", show_default=False)
+        int | None,
+        typer.Option("--length", "-L", min=1, max=2**63 - 1, help="L, length of the string.", show_default=False),
     ] = None,
     error: Annotated[float, typer.Option(help="Error that is allowed, of whole strings: at least 0, below 1.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,

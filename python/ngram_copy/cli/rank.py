@@ -66,9 +66,11 @@ def rank(
     shared = [key for key in every if all(key in cells for cells in answers.values())]
     left_out = [key for key in every if key not in shared]
     if not shared:
+        by_cell = {key: [label for label, cells in answers.items() if key in cells] for key in every}
+        most = max(by_cell, key=lambda key: len(by_cell[key]))
         raise UserError(
-            f"no cell was answered by all {plural(len(answers), 'engine')} ({_some(list(answers))}): "
-            "choose some with --engine"
+            f"no cell was answered by all {plural(len(answers), 'engine')} ({_some(list(answers))}): choose some with "
+            f"--engine; most of them meet at {_without_engine(every[most])}: {', '.join(by_cell[most])}"
         )
     standings = sorted(
         (_standing(label, [cells[key] for key in shared]) for label, cells in answers.items()),

@@ -22,11 +22,11 @@ def hash_ngrams(
     threads: SupportsIndex = 1,
     out: NDArray[np.uint64] | None = None,
 ) -> NDArray[np.uint64]:
-    """Hash every n-gram to 64 bits: ``h = mix(offset + Σ_j c_j·x_j mod 2^64)``.
+    """Hash every n-gram to 64 bits: ``h = finish(offset + Σ_j c_j·x_j mod 2^64)``.
 
-    The coefficients c_j are odd and drawn independently from the seed, the offset from seed and n; ``mix`` is the
-    finaliser of SplitMix64. A hash depends on the values of the n tokens, n and the seed alone. N-grams that differ in
-    one token have different hashes.
+    The coefficients c_j are odd and drawn independently from the seed, the offset from seed and n; ``finish`` is a
+    bijection that stirs the halves of the sum: ``low ^= high² >> 16``, then ``high·2^32 + low·0x9e3779b1``. A hash
+    depends on the values of the n tokens, n and the seed alone. N-grams that differ in one token have different hashes.
 
     Parameters
     ----------

@@ -130,6 +130,8 @@ def repeat_windows(
         If tokens are not integers.
     """
     tokens = as_tokens("x", x, ndim=1)
+    if not isinstance(lengths, Iterable):
+        raise TypeError(f"lengths must be several integers, such as [{lengths!r}], not {lengths!r}")
     lengths = [integer("lengths", length, 1, 2**63) for length in lengths]
     if samples is not None:
         samples = integer("samples", samples, 1, 2**63)

@@ -105,7 +105,9 @@ def _replace(path: Path, content: bytes) -> Path:
             file.write(content)
         os.chmod(beside, 0o644)
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(beside)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a disk that is full does not name the file
         raise
     return path

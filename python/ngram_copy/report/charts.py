@@ -150,7 +150,11 @@ def bits(summary: Summary) -> Chart | Missing:
         points.mark_rule(strokeWidth=1.5).encode(y=y("low"), y2="high:Q"),
         points.mark_point(filled=True, size=70).encode(y=y("y"), shape=_shape(styles), tooltip=_CELL_TIPS),
     ]
-    note = "One point for each task, engine, length and seed, with its 95% interval."
+    note = (
+        "One point for each task, engine, length and seed, with its 95% interval. The diagonal is the law: whoever "
+        "answers from a state of b bits recalls at most b bits on average, E[B] ≤ b, however it was made. On the line "
+        "each bit of the state serves the answer; far below, most of the state is idle."
+    )
     sunk = sum(mean < floor for _, (mean, *_) in known)
     if sunk:
         note += (

@@ -188,6 +188,12 @@ def _aliases(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {full: str(label) for full, label in pairs} if unique and all(label for _, label in pairs) else {}
 
 
+def _in_order(cases: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Engines with all their options, each once, in the order of the legends."""
+    found = {full_label(case["engine"]): case["engine"] for case in cases if case.get("engine")}
+    return sorted(found, key=lambda full: natural(found[full]))
+
+
 def option(key: str, value: Any) -> str:
     """An option for a label: its value alone where that says enough."""
     if isinstance(value, str):
@@ -260,7 +266,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
         cells=[cell for _, cell in sorted(cells, key=lambda pair: pair[0])],
         repeats=[row for _, row in sorted(repeats, key=lambda pair: pair[0])],
         failures=failures,
-        engines={engines[full]: full for full in engines},
+        engines={engines[full]: full for full in _in_order(cases)},
         environment=_environment(records),
         suites=sorted({str(case["suite"]) for case in cases if case.get("suite")}),
         seconds=sum(float(record.get("environment", {}).get("seconds", 0.0)) for record in records),

@@ -40,23 +40,27 @@ def table(records: Sequence[Mapping[str, Any]], *, verdicts: Mapping[str, Any] |
     summary = summarise(records)
     parts: list[RenderableType] = []
     if summary.cells:
-        parts.append(_cells(summary.cells))
+        title = "Whole strings copied, in % of all of a length; bits at the longest length, and the most recalled"
+        parts += [_title(title), _cells(summary.cells)]
     if summary.repeats:
-        parts.append(_repeats(summary))
+        parts += [_title("Windows in which some n-gram repeats, in %"), _repeats(summary)]
     parts += [_failures(summary)] if summary.failures else []
     parts += [_verdict(verdict) for verdict in judge(verdicts)] if verdicts is not None else []
     return Group(*parts)
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
-    )
+def _title(text: str) -> Text:
+    """A line of its own: the title of a narrow table would be broken to the table's width."""
+    return Text(text, style="bold")
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
 
 
 def _cells(cells: Sequence[Cell]) -> Table:
     """A row for each task and engine; the page has every cell, with its interval and seed."""
-    found = _table("Whole strings copied, in % of all of a length; bits at the longest length, and the most recalled")
+    found = _table()
     found.add_column("engine", overflow="fold")
     found.add_column("length:%", overflow="fold", ratio=1)
     for name in ("state bits", "recalled"):
@@ -88,7 +92,7 @@ def _percent(value: float) -> str:
 
 def _repeats(summary: Summary) -> Table:
     """A row for each text and n."""
-    found = _table("Windows in which some n-gram repeats, in %")
+    found = _table()
     found.add_column("text", overflow="fold")
     found.add_column("n", justify="right", no_wrap=True)
     found.add_column("window:%", overflow="fold", ratio=1)

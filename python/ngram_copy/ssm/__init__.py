@@ -5,6 +5,25 @@ causal short convolution. Functions are named and shaped as the models' referenc
 state and gives the last one, so that a sequence can be split anywhere.
 """
 
+from ngram_copy.ssm.delta import (
+    delta_rule,
+    delta_rule_step,
+    gated_delta_rule,
+    gated_delta_rule_step,
+    kimi_delta_attention,
+    kimi_delta_attention_step,
+    l2_normalise,
+)
 from ngram_copy.ssm.selective import selective_scan, selective_state_update
 
-__all__ = ["selective_scan", "selective_state_update"]
+__all__ = [
+    "delta_rule",
+    "delta_rule_step",
+    "gated_delta_rule",
+    "gated_delta_rule_step",
+    "kimi_delta_attention",
+    "kimi_delta_attention_step",
+    "l2_normalise",
+    "selective_scan",
+    "selective_state_update",
+]

@@ -16,13 +16,13 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ngram_copy._arguments import integer, real
+from ngram_copy._arguments import SIZE_LIMIT, integer, real
 from ngram_copy.theory.significance import Estimate, wilson_interval
 from ngram_copy.theory.tables import log_all_distinct
 
 
 def _windows(seq_len: SupportsIndex, n: SupportsIndex) -> int:
-    return max(0, integer("seq_len", seq_len, 0) - integer("n", n, 1) + 1)
+    return max(0, integer("seq_len", seq_len, 0, SIZE_LIMIT) - integer("n", n, 1) + 1)
 
 
 @lru_cache(maxsize=64)
@@ -271,7 +271,7 @@ def required_n(seq_len: SupportsIndex, vocab_size: SupportsIndex, error: float) 
     ValueError
         If ``seq_len`` < 0, ``vocab_size`` < 1 or ``error`` is outside of [0, 1].
     """
-    length = integer("seq_len", seq_len, 0)
+    length = integer("seq_len", seq_len, 0, SIZE_LIMIT)
     d = integer("vocab_size", vocab_size, 1)
     error = real("error", error, 0, 1)
     low, high = 1, max(1, length)  # no pair at n = L; the bound falls with n

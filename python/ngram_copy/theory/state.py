@@ -11,7 +11,7 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ngram_copy._arguments import integer, real
+from ngram_copy._arguments import SIZE_LIMIT, integer, real
 
 
 def string_bound(state_bits: float, h_min: float) -> float:
@@ -49,7 +49,9 @@ def copy_accuracy_bound(*, state_bits: float, seq_len: SupportsIndex, vocab_size
     ValueError
         If ``state_bits`` < 0, ``seq_len`` < 0 or ``vocab_size`` < 1.
     """
-    return string_bound(state_bits, integer("seq_len", seq_len, 0) * math.log2(integer("vocab_size", vocab_size, 1)))
+    return string_bound(
+        state_bits, integer("seq_len", seq_len, 0, SIZE_LIMIT) * math.log2(integer("vocab_size", vocab_size, 1))
+    )
 
 
 def bits_recalled_bound(state_bits: float) -> float:
@@ -136,7 +138,7 @@ def token_bound(
         If a parameter is out of its range.
     """
     bits = real("state_bits", state_bits, 0)
-    length = integer("seq_len", seq_len, 0)
+    length = integer("seq_len", seq_len, 0, SIZE_LIMIT)
     d = integer("vocab_size", vocab_size, 2)
     known = integer("known_tokens", known_tokens, 0)
     if length == 0 or bits >= length * math.log2(d):
@@ -180,5 +182,5 @@ def required_state_bits(seq_len: SupportsIndex, vocab_size: SupportsIndex, error
     ValueError
         If ``seq_len`` < 0, ``vocab_size`` < 1 or ``error`` is outside of [0, 1).
     """
-    bits = integer("seq_len", seq_len, 0) * math.log2(integer("vocab_size", vocab_size, 1))
+    bits = integer("seq_len", seq_len, 0, SIZE_LIMIT) * math.log2(integer("vocab_size", vocab_size, 1))
     return max(0.0, bits + math.log2(1 - real("error", error, 0, 1, open_high=True)))

@@ -16,8 +16,8 @@ fn libm(function: Function, x: f32) -> f32 {
         Function::Exp2Bounded => x.exp2(),
         Function::Expm1 => x.exp_m1(),
         Function::Log1p => x.ln_1p(),
-        Function::Softplus => x.exp().ln_1p(),
-        Function::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Function::Softplus | Function::SoftplusOfBoth => x.exp().ln_1p(),
+        Function::Sigmoid | Function::SlopeOfBoth => 1.0 / (1.0 + (-x).exp()),
     }
 }
 

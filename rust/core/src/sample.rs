@@ -23,6 +23,9 @@ pub const MAX_TABLE: u64 = 1 << 24;
 /// Words handled at a time: keystream and results stay in the first-level cache.
 const BLOCK: usize = 1024;
 
+/// Walks of a chain that are under way at a time, as each step waits for the one before.
+const LANES: usize = 4;
+
 /// Fewer items than this are not worth another thread.
 const ITEMS_PER_THREAD: usize = 1 << 15;
 
@@ -78,10 +81,15 @@ impl Keystream {
 
     /// Calls `map(position, words, out)` on blocks of `out` with as many words of the keystream.
     fn map_words(&self, first: u64, out: &mut [u32], mut map: impl FnMut(u64, &[[u8; 4]], &mut [u32])) {
+        self.map_rows(first, 1, out, &mut map);
+    }
+
+    /// [`Self::map_words`] on blocks of whole rows of at most [`BLOCK`] words.
+    fn map_rows(&self, first: u64, row: usize, out: &mut [u32], mut map: impl FnMut(u64, &[[u8; 4]], &mut [u32])) {
         let mut rng = self.at(0, u128::from(first));
         let mut bytes = [0; 4 * BLOCK];
         let mut position = first;
-        for block in out.chunks_mut(BLOCK) {
+        for block in out.chunks_mut(BLOCK / row * row) {
             let bytes = &mut bytes[..4 * block.len()];
             rng.fill_bytes(bytes);
             map(position, bytes.as_chunks().0, block);
@@ -306,7 +314,7 @@ pub fn zipf_counts(vocab_size: u64, exponent: f64) -> Result<Vec<u64>> {
     Ok(counts.collect())
 }
 
-/// A place of a state's alias table, with the outcomes themselves.
+/// A place of a state's alias table, with the outcomes themselves, as the first places of their states.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     cut: u32,
@@ -367,8 +375,8 @@ impl Markov {
             chain.steps.extend(table.places.iter().enumerate().map(|(own, place)| Step {
                 cut: place.cut,
                 // Places past the last successor have a cut of 0: never their own.
-                own: *successors.get(own).unwrap_or(&0),
-                alias: *successors.get(place.alias as usize).unwrap_or(&0),
+                own: successors.get(own).unwrap_or(&0) << place_bits,
+                alias: successors.get(place.alias as usize).unwrap_or(&0) << place_bits,
             }));
             chain.successors.extend(successors);
             chain.counts.extend(counts);
@@ -380,32 +388,109 @@ impl Markov {
     pub fn fill(&self, rows: Rows, seq_len: usize, threads: usize, out: &mut [u32]) -> Result<()> {
         let first = check_rows(rows, seq_len, out.len(), threads)?;
         let keystream = Keystream::new(rows, Kind::Markov, seq_len, self.vocab_size);
-        let threshold = (TOTAL % self.vocab_size) as u32;
-        let low_bits = 32 - self.place_bits;
         over_rows(out, seq_len, threads, |row, piece| {
             let first = first + row as u64 * seq_len as u64;
-            let mut column = 0;
-            let mut state = 0;
-            keystream.map_words(first, piece, |position, words, out| {
-                for ((position, token), word) in (position..).zip(out).zip(words) {
-                    let word = u32::from_le_bytes(*word);
-                    state = if column == 0 {
-                        let product = u64::from(word) * self.vocab_size;
-                        if (product as u32) < threshold {
-                            keystream.redraw_u32(position, self.vocab_size, threshold)
-                        } else {
-                            (product >> 32) as u32
-                        }
-                    } else {
-                        let step = self.steps[(state as usize) << self.place_bits | (word >> low_bits) as usize];
-                        select_unpredictable(word & ((1 << low_bits) - 1) < step.cut, step.own, step.alias)
-                    };
-                    *token = state;
-                    column = if column + 1 == seq_len { 0 } else { column + 1 };
-                }
-            });
+            if LANES * seq_len <= BLOCK {
+                keystream.map_rows(first, seq_len, piece, |first, words, rows| {
+                    copy_words(words, rows);
+                    in_groups(first, seq_len, rows, |first, rows| match split::<LANES>(seq_len, rows) {
+                        Some(rows) => drop(self.start(&keystream, first, seq_len, rows)),
+                        None => drop(self.start(&keystream, first, seq_len, [rows])),
+                    });
+                });
+            } else {
+                in_groups(first, seq_len, piece, |first, rows| match split::<LANES>(seq_len, rows) {
+                    Some(rows) => self.walk_long(&keystream, first, rows),
+                    None => self.walk_long(&keystream, first, [rows]),
+                });
+            }
         })
     }
+
+    /// Walks of long rows: a keystream for each, and a block of each in turn.
+    fn walk_long<const ROWS: usize>(&self, keystream: &Keystream, first: u64, mut rows: [&mut [u32]; ROWS]) {
+        let seq_len = rows[0].len();
+        let mut rngs =
+            std::array::from_fn::<_, ROWS, _>(|row| keystream.at(0, first as u128 + (row * seq_len) as u128));
+        let mut bytes = [0; 4 * BLOCK];
+        let mut states = None;
+        for begin in (0..seq_len).step_by(BLOCK) {
+            let end = seq_len.min(begin + BLOCK);
+            let mut blocks = rows.each_mut().map(|row| &mut row[begin..end]);
+            for (rng, block) in rngs.iter_mut().zip(&mut blocks) {
+                let bytes = &mut bytes[..4 * block.len()];
+                rng.fill_bytes(bytes);
+                copy_words(bytes.as_chunks().0, block);
+            }
+            states = Some(match states {
+                None => self.start(keystream, first, seq_len, blocks),
+                Some(states) => self.walk(states, blocks),
+            });
+        }
+    }
+
+    /// Turns the words at the start of rows of `seq_len` into walks; gives the states that they end in.
+    #[inline]
+    fn start<const ROWS: usize>(
+        &self,
+        keystream: &Keystream,
+        first: u64,
+        seq_len: usize,
+        mut rows: [&mut [u32]; ROWS],
+    ) -> [u32; ROWS] {
+        let mut states = [0; ROWS];
+        for ((state, row), position) in states.iter_mut().zip(&mut rows).zip((first..).step_by(seq_len)) {
+            let product = u64::from(row[0]) * self.vocab_size;
+            let threshold = (TOTAL % self.vocab_size) as u32;
+            row[0] = if (product as u32) < threshold {
+                keystream.redraw_u32(position, self.vocab_size, threshold)
+            } else {
+                (product >> 32) as u32
+            };
+            *state = row[0] << self.place_bits;
+        }
+        self.walk(states, rows.map(|row| &mut row[1..]))
+    }
+
+    /// Turns words into the tokens of walks that come from `states`, which are the first places of their tokens.
+    ///
+    /// Walks take steps in turn: a step waits for the one before it in its walk alone.
+    #[inline]
+    fn walk<const ROWS: usize>(&self, mut states: [u32; ROWS], mut rows: [&mut [u32]; ROWS]) -> [u32; ROWS] {
+        let low_bits = 32 - self.place_bits;
+        for column in 0..rows[0].len() {
+            for (state, row) in states.iter_mut().zip(&mut rows) {
+                let word = row[column];
+                let step = self.steps[(*state | (word >> low_bits)) as usize];
+                *state = select_unpredictable(word & ((1 << low_bits) - 1) < step.cut, step.own, step.alias);
+                row[column] = *state >> self.place_bits;
+            }
+        }
+        states
+    }
+}
+
+fn copy_words(words: &[[u8; 4]], out: &mut [u32]) {
+    for (out, word) in out.iter_mut().zip(words) {
+        *out = u32::from_le_bytes(*word);
+    }
+}
+
+/// Calls `walk(first draw, rows)` on groups of [`LANES`] rows, and on each of the rest.
+fn in_groups(first: u64, seq_len: usize, rows: &mut [u32], mut walk: impl FnMut(u64, &mut [u32])) {
+    let group = LANES * seq_len;
+    let (groups, rest) = rows.split_at_mut(rows.len() / group * group);
+    let after = first + groups.len() as u64;
+    let firsts = (first..).step_by(group).zip(groups.chunks_exact_mut(group));
+    firsts
+        .chain((after..).step_by(seq_len).zip(rest.chunks_exact_mut(seq_len)))
+        .for_each(|(first, rows)| walk(first, rows));
+}
+
+/// The rows of a group; None for a single row.
+fn split<const ROWS: usize>(seq_len: usize, group: &mut [u32]) -> Option<[&mut [u32]; ROWS]> {
+    let mut rows = group.chunks_exact_mut(seq_len);
+    (rows.len() == ROWS).then(|| [(); ROWS].map(|()| rows.next().unwrap_or_default()))
 }
 
 /// Rows of `k` distinct values in `0..high`, in random order: every ordered choice is equally likely.

@@ -157,6 +157,22 @@ fn zipf_tokens_and_markov_steps_fit_their_counts() {
 }
 
 #[test]
+fn walks_side_by_side_are_walks_alone() {
+    let chain = Markov::new(11, 26, 5).unwrap();
+    for seq_len in [1, 7, 256, 257, 3000] {
+        let mut walks = vec![0; 11 * seq_len];
+        chain.fill(ROWS, seq_len, 1, &mut walks).unwrap();
+        for (start, walk) in (0..).zip(walks.chunks(seq_len)) {
+            let mut alone = vec![0; seq_len];
+            chain.fill(Rows { start, ..ROWS }, seq_len, 1, &mut alone).unwrap();
+            assert_eq!(walk, alone, "rows of {seq_len}");
+            let follows = |step: &[u32]| chain.successors[5 * step[0] as usize..][..5].contains(&step[1]);
+            assert!(walk.windows(2).all(follows));
+        }
+    }
+}
+
+#[test]
 fn every_ordered_choice_is_equally_likely() {
     let mut out = vec![0; 3 * 60_000];
     sample::distinct(ROWS, 3, 5, 1, &mut out).unwrap();

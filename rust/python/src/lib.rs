@@ -26,6 +26,8 @@ mod _rust {
         markov_chain, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,
     };
     #[pymodule_export]
+    use super::ssm::delta::{delta_rule, delta_rule_backward, delta_rule_step};
+    #[pymodule_export]
     use super::ssm::selective::{selective_scan, selective_scan_backward, selective_state_update};
     #[pymodule_export]
     use super::statistics::{first_pair, ngram_statistics, repeat_windows};

@@ -1,5 +1,6 @@
 //! The definition of the n-gram hash, a multiplication at a time in 128 bits.
 
+const TWO_32: u128 = 1 << 32;
 const TWO_64: u128 = 1 << 64;
 
 fn mix(h: u128) -> u128 {
@@ -8,7 +9,13 @@ fn mix(h: u128) -> u128 {
     h ^ (h >> 31)
 }
 
-/// `mix(offset + Σ_j c_j·x_j mod 2^64)` of every window of n symbols.
+fn finish(sum: u128) -> u128 {
+    let (high, low) = (sum / TWO_32, sum % TWO_32);
+    let low = low ^ (high * high / (1 << 16) % TWO_32);
+    (high * TWO_32 + low * 0x9e37_79b1) % TWO_64
+}
+
+/// `finish(offset + Σ_j c_j·x_j mod 2^64)` of every window of n symbols.
 #[must_use]
 pub fn hash_ngrams(symbols: &[u64], n: usize, seed: u64) -> Vec<u64> {
     let state = mix(u128::from(seed));
@@ -17,7 +24,7 @@ pub fn hash_ngrams(symbols: &[u64], n: usize, seed: u64) -> Vec<u64> {
     let hash = |window: &[u64]| {
         let sum =
             window.iter().enumerate().fold(offset, |sum, (j, x)| (sum + coefficient(j) * u128::from(*x)) % TWO_64);
-        mix(sum) as u64
+        finish(sum) as u64
     };
     symbols.windows(n).map(hash).collect()
 }

@@ -2,11 +2,11 @@
 //!
 //! The hash of a window `x_0 … x_{n-1}` is multilinear with a finaliser,
 //!
-//! `h = mix(offset + Σ_j c_j·x_j mod 2^64)`,
+//! `h = finish(offset + Σ_j c_j·x_j mod 2^64)`,
 //!
 //! with odd coefficients `c_j` drawn independently from the seed and an offset drawn from seed and n. Each window is hashed
-//! on its own: a rolling hash would be bound by its chain of dependent multiplications. Without `mix` the low bit would be
-//! the parity of the tokens for every seed. A hash depends on the values, n and the seed alone.
+//! on its own: a rolling hash would be bound by its chain of dependent multiplications. Without [`finish`] the low bit would
+//! be the parity of the tokens for every seed. A hash depends on the values, n and the seed alone.
 //!
 //! Windows that differ in one token never collide. Tokens that are all multiples of 2^k leave 64 - k bits of the sum.
 
@@ -30,6 +30,9 @@ const STREAM: usize = 1 << 20;
 
 /// An integer type of token arrays; values are 0 to 2^32 - 1, and for `u64`, the type of symbols, also [`BOUNDARY`].
 pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
+    /// Whether there is a value of more than 32 bits.
+    const WIDE: bool;
+
     /// The value, where it is one.
     fn to_u64(self) -> u64;
     /// Whether the value is a token.
@@ -44,6 +47,8 @@ pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
 macro_rules! tokens {
     ($($type:ty: $valid:expr;)*) => {$(
         impl Token for $type {
+            const WIDE: bool = <$type>::MAX as u64 == u64::MAX;
+
             #[inline(always)]
             fn to_u64(self) -> u64 {
                 self as u64
@@ -106,6 +111,9 @@ fn validate_from<T: Token>(tokens: &[T], place: Place) -> Result<()> {
     Ok(())
 }
 
+/// The low half of 64 bits.
+const LOW: u64 = 0xffff_ffff;
+
 /// Two rounds of xor-shift and multiplication, then a last xor-shift: the finaliser of `SplitMix64` (Stafford's mix 13), a
 /// bijection in which every input bit changes every output bit with probability near one half.
 #[inline(always)]
@@ -114,6 +122,19 @@ pub const fn mix(mut h: u64) -> u64 {
     h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     h ^ (h >> 31)
+}
+
+/// The finaliser of a window's sum, a bijection: the low half takes up the middle of the square of the high half, then
+/// the high half a multiple of the low one.
+///
+/// A sum is linear in each token: its high bits are spread too evenly, and its low ones know nothing of the high ones.
+/// Rounds of shifts and multiplications wear that off slowly; the middle of a square has nothing left of it.
+#[inline(always)]
+#[must_use]
+pub const fn finish(sum: u64) -> u64 {
+    let high = sum >> 32;
+    let low = (sum ^ ((high * high) >> 16)) & LOW;
+    (sum & !LOW).wrapping_add(low * 0x9e37_79b1)
 }
 
 /// Hashes n-grams; made once for n and a seed.
@@ -165,7 +186,7 @@ impl NgramHasher {
     #[inline]
     pub fn hash_one(&self, window: impl IntoIterator<Item = u64>) -> u64 {
         let terms = self.coefficients.iter().zip(window).map(|(c, x)| c.wrapping_mul(x));
-        mix(terms.fold(self.offset, u64::wrapping_add))
+        finish(terms.fold(self.offset, u64::wrapping_add))
     }
 
     /// The hash of each n-gram of `tokens` to `out`, which has [`Self::count`] elements.
@@ -310,6 +331,23 @@ impl<T: Token, const N: usize> Kernel for Fused<'_, T, N> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
+        let mut wide = [0; BLOCK + FUSED];
+        if size_of::<T>() < size_of::<u32>() && self.tokens.len() <= wide.len() {
+            // Widened once, not again for each window that a token stands in.
+            for (wide, token) in wide.iter_mut().zip(self.tokens) {
+                *wide = token.to_u64() as u32;
+            }
+            let Self { hasher, out, stream, .. } = self;
+            Fused::<u32, N> { hasher, tokens: &wide[..self.tokens.len()], out, stream }.hash(isa);
+        } else {
+            self.hash(isa);
+        }
+    }
+}
+
+impl<T: Token, const N: usize> Fused<'_, T, N> {
+    #[inline(always)]
+    fn hash<I: Isa>(self, isa: I) {
         let offset = self.hasher.offset;
         let Some(coefficients) = self.hasher.coefficients.first_chunk::<N>() else { return };
         if !self.stream {
@@ -326,6 +364,13 @@ impl<T: Token, const N: usize> Kernel for Fused<'_, T, N> {
             tokens = &tokens[LINES..];
         }
         hash_windows(coefficients, offset, tokens, tail);
+    }
+}
+
+#[inline(always)]
+fn hash_windows<T: Token, const N: usize>(coefficients: &[u64; N], offset: u64, tokens: &[T], out: &mut [u64]) {
+    for (hash, window) in out.iter_mut().zip(tokens.windows(N)) {
+        *hash = finish(dot(coefficients, window, offset));
     }
 }
 
@@ -353,15 +398,8 @@ impl<T: Token> Kernel for Long<'_, T> {
             tokens = &tokens[1..];
         }
         for hash in self.out {
-            *hash = mix(*hash);
+            *hash = finish(*hash);
         }
-    }
-}
-
-#[inline(always)]
-fn hash_windows<T: Token, const N: usize>(coefficients: &[u64; N], offset: u64, tokens: &[T], out: &mut [u64]) {
-    for (hash, window) in out.iter_mut().zip(tokens.windows(N)) {
-        *hash = mix(dot(coefficients, window, offset));
     }
 }
 
@@ -372,8 +410,16 @@ fn accumulate<T: Token, const N: usize>(coefficients: &[u64; N], tokens: &[T], s
     }
 }
 
+/// `start + Σ_j c_j·x_j mod 2^64`. Of tokens of 32 bits, the products with both halves of the coefficients are summed
+/// apart, as processors multiply 32 bits by 32 at a time.
 #[inline(always)]
 fn dot<T: Token, const N: usize>(coefficients: &[u64; N], window: &[T], start: u64) -> u64 {
-    let terms = coefficients.iter().zip(window).map(|(c, x)| c.wrapping_mul(x.to_u64()));
-    terms.fold(start, u64::wrapping_add)
+    let terms = coefficients.iter().zip(window).map(|(c, x)| (c, x.to_u64()));
+    if T::WIDE {
+        return terms.fold(start, |sum, (c, x)| sum.wrapping_add(c.wrapping_mul(x)));
+    }
+    let halves = terms.map(|(c, x)| ((c & LOW) * (x & LOW), (c >> 32) * (x & LOW)));
+    let add = |sum: (u64, u64), term: (u64, u64)| (sum.0.wrapping_add(term.0), sum.1.wrapping_add(term.1));
+    let (low, high) = halves.fold((start, 0), add);
+    low.wrapping_add(high << 32)
 }

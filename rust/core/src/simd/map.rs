@@ -20,11 +20,24 @@ pub enum Function {
     Softplus,
     /// [`Float::sigmoid`].
     Sigmoid,
+    /// The first of [`Float::softplus_and_slope`].
+    SoftplusOfBoth,
+    /// The second of [`Float::softplus_and_slope`].
+    SlopeOfBoth,
 }
 
 impl Function {
     /// Every function.
-    pub const ALL: [Self; 6] = [Self::Exp, Self::Exp2Bounded, Self::Expm1, Self::Log1p, Self::Softplus, Self::Sigmoid];
+    pub const ALL: [Self; 8] = [
+        Self::Exp,
+        Self::Exp2Bounded,
+        Self::Expm1,
+        Self::Log1p,
+        Self::Softplus,
+        Self::Sigmoid,
+        Self::SoftplusOfBoth,
+        Self::SlopeOfBoth,
+    ];
 }
 
 /// Puts the function of each number in its place.
@@ -75,6 +88,18 @@ impl<T: Float> Kernel for Map<'_, T> {
             Function::Log1p => each!(log1p),
             Function::Softplus => each!(softplus),
             Function::Sigmoid => each!(sigmoid),
+            Function::SoftplusOfBoth => each!(x => [
+                T::softplus_and_slope(isa, x[0]).0,
+                T::softplus_and_slope(isa, x[1]).0,
+                T::softplus_and_slope(isa, x[2]).0,
+                T::softplus_and_slope(isa, x[3]).0,
+            ]),
+            Function::SlopeOfBoth => each!(x => [
+                T::softplus_and_slope(isa, x[0]).1,
+                T::softplus_and_slope(isa, x[1]).1,
+                T::softplus_and_slope(isa, x[2]).1,
+                T::softplus_and_slope(isa, x[3]).1,
+            ]),
         }
     }
 }

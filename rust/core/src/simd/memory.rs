@@ -47,6 +47,22 @@ pub fn prefetch<T>(values: &[T], index: usize) {
     let _ = (values, index);
 }
 
+/// Asks for the cache lines of a slice, for soon but not now: into the second cache, where there are such hints.
+#[inline(always)]
+pub fn prefetch_soon<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for byte in (0..size_of_val(values)).step_by(64) {
+        // SAFETY: as in `prefetch`.
+        #[allow(unused_unsafe)]
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().cast::<i8>().wrapping_add(byte));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 /// Types of which zero bytes are a value.
 pub trait Zero: sealed::Zero {
     /// That value.
@@ -189,6 +205,32 @@ impl<'a, T> HeadMut<'a, T> {
                 seq_len,
                 stride,
                 width,
+                owner: std::marker::PhantomData,
+            })
+            .collect()
+    }
+
+    /// One view for each row of the batch and each tile of an array of shape (batch, `seq_len`, `width`), row by row:
+    /// the first tile holds the first `tile` numbers of each step, and so on; the last one what is left.
+    ///
+    /// # Panics
+    /// If the sizes are not those of `values`, or `tile` is 0.
+    #[must_use]
+    pub fn tiles(values: &'a mut [T], seq_len: usize, width: usize, tile: usize) -> Vec<Self> {
+        let row = seq_len * width;
+        if row == 0 {
+            return Vec::new();
+        }
+        assert_eq!(values.len() % row, 0, "an array of whole rows");
+        let start = values.as_mut_ptr();
+        (0..values.len() / row)
+            .flat_map(|batch| (0..width).step_by(tile).map(move |first| (batch * row + first, tile.min(width - first))))
+            .map(|(offset, tile)| Self {
+                // SAFETY: offset + (seq_len - 1) * width + tile <= values.len(); the tiles of two views never overlap.
+                start: unsafe { start.add(offset) },
+                seq_len,
+                stride: width,
+                width: tile,
                 owner: std::marker::PhantomData,
             })
             .collect()

@@ -48,19 +48,21 @@ pub trait Float:
     #[must_use]
     fn abs(self) -> Self;
 
-    /// e^x.
+    /// e^x, to 1.06 ulp in `f32`, denormal results included (errors of all: over every `f32`, by `tests/math.rs`).
     fn exp<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
-    /// 2^x for x in −125 … 126; anything for other x. Several registers in step need their constants once.
+    /// 2^x for x in −125 … 126, to 1.23 ulp in `f32` (0.96 with FMA); anything for other x, NaN included. Several
+    /// registers in step need their constants once.
     fn exp2_bounded<V: Vector<Scalar = Self>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N];
-    /// e^x − 1.
+    /// e^x − 1, to 1.74 ulp in `f32`.
     fn expm1<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
-    /// ln(1 + x).
+    /// ln(1 + x), to 1.53 ulp in `f32`; −∞ at −1, NaN below.
     fn log1p<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
-    /// ln(1 + e^x).
+    /// ln(1 + e^x), to 2.05 ulp in `f32`.
     fn softplus<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
     /// ln(1 + e^x) and its derivative, 1 / (1 + e^(−x)), both to 2^−125 of absolute error: what below that is small stays.
+    /// From −87 on they have the errors of [`Self::softplus`] and [`Self::sigmoid`].
     fn softplus_and_slope<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> (V, V);
-    /// 1 / (1 + e^(−x)).
+    /// 1 / (1 + e^(−x)), to 2.41 ulp in `f32`.
     fn sigmoid<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
 }
 
@@ -84,6 +86,13 @@ pub trait Vector:
     /// `self` · b + c.
     #[must_use]
     fn mul_add(self, b: Self, c: Self) -> Self;
+    /// c − `self` · b.
+    #[must_use]
+    fn neg_mul_add(self, b: Self, c: Self) -> Self;
+    /// The first and the second number of each of the pairs that two registers hold, in some order.
+    fn split_pairs(a: Self, b: Self) -> (Self, Self);
+    /// The inverse of [`Self::split_pairs`].
+    fn join_pairs(first: Self, second: Self) -> (Self, Self);
     /// The larger; `self` where it is NaN.
     #[must_use]
     fn max(self, other: Self) -> Self;
@@ -261,6 +270,31 @@ impl<T: Float, const LANES: usize> Vector for Portable<T, LANES> {
     #[inline(always)]
     fn mul_add(self, b: Self, c: Self) -> Self {
         self * b + c
+    }
+
+    #[inline(always)]
+    fn neg_mul_add(self, b: Self, c: Self) -> Self {
+        c - self * b
+    }
+
+    #[inline(always)]
+    fn split_pairs(a: Self, b: Self) -> (Self, Self) {
+        let (mut first, mut second) = (a, b);
+        for lane in 0..LANES / 2 {
+            (first.0[lane], second.0[lane]) = (a.0[2 * lane], a.0[2 * lane + 1]);
+            (first.0[LANES / 2 + lane], second.0[LANES / 2 + lane]) = (b.0[2 * lane], b.0[2 * lane + 1]);
+        }
+        (first, second)
+    }
+
+    #[inline(always)]
+    fn join_pairs(first: Self, second: Self) -> (Self, Self) {
+        let (mut a, mut b) = (first, second);
+        for lane in 0..LANES / 2 {
+            (a.0[2 * lane], a.0[2 * lane + 1]) = (first.0[lane], second.0[lane]);
+            (b.0[2 * lane], b.0[2 * lane + 1]) = (first.0[LANES / 2 + lane], second.0[LANES / 2 + lane]);
+        }
+        (a, b)
     }
 
     #[inline(always)]

@@ -25,7 +25,7 @@ pub trait Avx2AndFma: Isa {}
 macro_rules! registers {
     (
         $name:ident, $scalar:ty, $lanes:literal;
-        $set1:ident $loadu:ident $storeu:ident $fmadd:ident $max:ident $min:ident $cmp:ident $blendv:ident $andnot:ident;
+        $set1:ident $loadu:ident $storeu:ident $fmadd:ident $fnmadd:ident $max:ident $min:ident $cmp:ident $blendv:ident $andnot:ident;
         $($trait:ident $operator:ident $intrinsic:ident;)*
     ) => {
         $(
@@ -76,6 +76,21 @@ macro_rules! registers {
                 Self(unsafe { $fmadd(self.0, b.0, c.0) }, PhantomData)
             }
 
+            #[inline(always)]
+            fn neg_mul_add(self, b: Self, c: Self) -> Self {
+                Self(unsafe { $fnmadd(self.0, b.0, c.0) }, PhantomData)
+            }
+
+            #[inline(always)]
+            fn split_pairs(a: Self, b: Self) -> (Self, Self) {
+                unsafe { Self::split(a, b) }
+            }
+
+            #[inline(always)]
+            fn join_pairs(first: Self, second: Self) -> (Self, Self) {
+                unsafe { Self::join(first, second) }
+            }
+
             // The instructions give their second operand where one is NaN.
             #[inline(always)]
             fn max(self, other: Self) -> Self {
@@ -124,7 +139,7 @@ macro_rules! registers {
 
 registers! {
     F32x8, f32, 8;
-    _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_fmadd_ps _mm256_max_ps _mm256_min_ps _mm256_cmp_ps
+    _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps _mm256_min_ps _mm256_cmp_ps
     _mm256_blendv_ps _mm256_andnot_ps;
     Add add _mm256_add_ps;
     Sub sub _mm256_sub_ps;
@@ -134,7 +149,7 @@ registers! {
 
 registers! {
     F64x4, f64, 4;
-    _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_fmadd_pd _mm256_max_pd _mm256_min_pd _mm256_cmp_pd
+    _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_fmadd_pd _mm256_fnmadd_pd _mm256_max_pd _mm256_min_pd _mm256_cmp_pd
     _mm256_blendv_pd _mm256_andnot_pd;
     Add add _mm256_add_pd;
     Sub sub _mm256_sub_pd;
@@ -143,6 +158,24 @@ registers! {
 }
 
 impl<I: Avx2AndFma> F32x8<I> {
+    #[inline(always)]
+    unsafe fn split(a: Self, b: Self) -> (Self, Self) {
+        // SAFETY: see above.
+        unsafe {
+            let (first, second) = (_mm256_shuffle_ps::<0x88>(a.0, b.0), _mm256_shuffle_ps::<0xdd>(a.0, b.0));
+            (Self(first, PhantomData), Self(second, PhantomData))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join(first: Self, second: Self) -> (Self, Self) {
+        // SAFETY: see above.
+        unsafe {
+            let (a, b) = (_mm256_unpacklo_ps(first.0, second.0), _mm256_unpackhi_ps(first.0, second.0));
+            (Self(a, PhantomData), Self(b, PhantomData))
+        }
+    }
+
     #[inline(always)]
     unsafe fn shift_exponent(self, magic: Self) -> Self {
         // SAFETY: see above.
@@ -184,6 +217,21 @@ impl<I: Avx2AndFma> F32x8<I> {
 }
 
 impl<I: Avx2AndFma> F64x4<I> {
+    #[inline(always)]
+    unsafe fn split(a: Self, b: Self) -> (Self, Self) {
+        // SAFETY: see above.
+        unsafe {
+            let (first, second) = (_mm256_unpacklo_pd(a.0, b.0), _mm256_unpackhi_pd(a.0, b.0));
+            (Self(first, PhantomData), Self(second, PhantomData))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join(first: Self, second: Self) -> (Self, Self) {
+        // SAFETY: see above. It is its own inverse.
+        unsafe { Self::split(first, second) }
+    }
+
     #[inline(always)]
     unsafe fn shift_exponent(self, magic: Self) -> Self {
         // SAFETY: see above.

@@ -6,6 +6,13 @@
 //! that do not depend on the number of threads, and sums over parts are taken in one order: the same bytes for any
 //! number of threads on one instruction set.
 
+mod complex;
+pub mod conv;
+pub mod delta;
+pub mod linear;
+pub mod outer;
+mod parts;
+pub mod s4d;
 pub mod selective;
 pub mod sequence;
 

@@ -1,4 +1,5 @@
 //! Binding of `ngram_copy_core::ssm`: one file a family.
 
 pub(crate) mod arrays;
+pub(crate) mod delta;
 pub(crate) mod selective;
