@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "theory": set(),
     "ngram": {"_rust", "_arguments"},
     "sample": {"_rust", "_arguments"},
+    "ssm": {"_rust", "_arguments", "ngram"},
     "tasks": {"sample", "ngram", "theory"},
     "score": {"theory", "tasks", "engines"},
     "ssm": {"_rust", "_arguments", "ngram"},

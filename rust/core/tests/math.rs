@@ -176,8 +176,7 @@ fn special_values() {
 #[test]
 fn nan_stays_nan_whatever_its_payload() {
     for level in Level::available() {
-        let all = Function::ALL.into_iter();
-        for function in all.filter(|function| ![Function::Exp2Bounded, Function::SlopeOfBoth].contains(function)) {
+        for function in Function::ALL.into_iter().filter(|function| *function != Function::Exp2Bounded) {
             for payload in (0..1 << 22).step_by(997).chain(1..1 << 10) {
                 for bits in [0x7fc0_0000 | payload, 0xffc0_0000 | payload, 0x7f80_0001 | payload] {
                     let mut value = [f32::from_bits(bits)];
@@ -187,9 +186,8 @@ fn nan_stays_nan_whatever_its_payload() {
             }
         }
         // What arithmetic makes has no payload.
-        for function in [Function::Exp2Bounded, Function::SlopeOfBoth] {
-            assert!(at(level, function, f32::NAN).is_nan() && at(level, function, -f32::NAN).is_nan());
-        }
+        assert!(at(level, Function::Exp2Bounded, f32::NAN).is_nan());
+        assert!(at(level, Function::Exp2Bounded, -f32::NAN).is_nan());
     }
 }
 

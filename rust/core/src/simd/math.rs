@@ -143,7 +143,8 @@ pub(super) mod single {
         let (zero, one) = (V::splat(isa, 0.0), V::splat(isa, 1.0));
         // e^(−|x|), a normal number: one factor of a power of two is enough.
         let (shifted, _, e) = reduce(isa, (zero - x.abs()).max(V::splat(isa, -87.0)));
-        let e = (e + one).scale_by(shifted);
+        // A product, not an addition of exponents: NaN stays NaN whatever its payload.
+        let e = (e + one) * one.scale_by(shifted);
         (log_of_one_plus(isa, e) + x.max(zero), x.if_less(zero, e, one) / (e + one))
     }
 
