@@ -67,7 +67,9 @@ def test_opcheck(case, common, monkeypatch):
     y, last, kept = op(*plain[:-1], *settings, plain[-1], *tail, True)
     backward = getattr(torch.ops.ngram_copy, f"{name}_backward").default
     torch.library.opcheck(
-        backward, (y, last, kept, *plain[:-1], *settings, *tail), test_utils=("test_schema", "test_faketensor")
+        backward,
+        (y, last, y if kept.numel() == 0 else kept, *plain[:-1], *settings, plain[-1], *tail),
+        test_utils=("test_schema", "test_faketensor"),
     )
 
 
@@ -151,7 +153,7 @@ def test_whole_graphs_compile(case):
 
 def test_chunks_compile(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK", 8)
-    compiled(next(case for case in CASES if case.id == "linear"), "torch", 20)
+    compiled(next(case for case in CASES if case.id == "linear"), "torch", 12)
 
 
 @pytest.mark.parametrize("case", [case for case in RUST if case.id in COMPILED], ids=by_id)

@@ -39,7 +39,7 @@ from ngram_copy.models.ops.delta import (
 )
 from ngram_copy.models.ops.linear import (
     linear_scan,
-    linear_scan_step,
+    linear_step,
     lru_scan,
     lru_step,
     rg_lru,
@@ -73,7 +73,7 @@ __all__ = [
     "linear_attention",
     "linear_attention_step",
     "linear_scan",
-    "linear_scan_step",
+    "linear_step",
     "lru_scan",
     "lru_step",
     "mamba2_scan",

@@ -68,7 +68,7 @@ EXTERNAL = {
 
 FUNCTIONS = {
     *EXTERNAL,
-    *"s4d_scan s4d_state_update linear_scan linear_scan_step lru_scan lru_step rg_lru rg_lru_step".split(),
+    *"s4d_scan s4d_state_update linear_scan linear_step lru_scan lru_step rg_lru rg_lru_step".split(),
     *"causal_conv1d causal_conv1d_update".split(),
 }
 

@@ -96,6 +96,10 @@ def causal_conv1d_update(
     TypeError, ValueError
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("causal_conv1d_update", state, x, weight, bias, activation=activation)
+        if done is not None:
+            return done
     check = Checker()
     check.real("x", x, "batch channels")
     _check_filter(check, weight, bias, activation)

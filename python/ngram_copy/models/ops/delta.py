@@ -95,6 +95,10 @@ def delta_rule_step(
     TypeError, ValueError
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("delta_rule_step", state, q, k, v, beta, scale=scale)
+        if done is not None:
+            return done
     return _one("delta_rule_step", state, q, k, v, None, beta, scale, backend)
 
 
@@ -181,6 +185,10 @@ def gated_delta_rule_step(
     TypeError, ValueError
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("gated_delta_rule_step", state, q, k, v, g, beta, scale=scale)
+        if done is not None:
+            return done
     return _one("gated_delta_rule_step", state, q, k, v, g, beta, scale, backend)
 
 
@@ -267,6 +275,10 @@ def kimi_delta_attention_step(
     TypeError, ValueError
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("kimi_delta_attention_step", state, q, k, v, g, beta, scale=scale)
+        if done is not None:
+            return done
     return _one("kimi_delta_attention_step", state, q, k, v, g, beta, scale, backend)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-BLOCK = 16
+BLOCK = 8
 """Steps in a block of a chunk, where gates differ by key channel."""
 
 
@@ -91,7 +91,7 @@ class HeadGates:
 class ChannelGates:
     """A gate for each key channel.
 
-    exp(G_i - G_j) does not factor without overflow over a whole chunk. So it is cut into blocks of 16 steps. Within
+    exp(G_i - G_j) does not factor without overflow over a whole chunk. So it is cut into blocks of 8 steps. Within
     a block all pairs are taken one by one; between blocks the decay is that from j to the end of its block, times that
     of the blocks between, times that from the start of i's block to i: three factors, none above 1 (as in fla).
     """
@@ -135,7 +135,7 @@ class ChannelGates:
         return self.total[..., None] * self.segments.kept(state)
 
     def _in_blocks(self, tensor: Tensor) -> Tensor:
-        """(batch, heads, chunk, head_k) → (batch, heads, blocks, 16, head_k), filled with zeros."""
+        """(batch, heads, chunk, head_k) → (batch, heads, blocks, 8, head_k), filled with zeros."""
         rest = self.blocks * BLOCK - self.chunk
         filled = pad(tensor, (0, 0, 0, rest)) if rest else tensor
         return filled.reshape(*filled.shape[:2], self.blocks, BLOCK, filled.shape[-1])

@@ -75,7 +75,7 @@ def linear_scan(
 
 
 @without_autocast
-def linear_scan_step(state: Tensor, a: Tensor, x: Tensor, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
+def linear_step(state: Tensor, a: Tensor, x: Tensor, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
     """One step of :func:`linear_scan`; the output is the new state.
 
     Parameters
@@ -94,12 +94,16 @@ def linear_scan_step(state: Tensor, a: Tensor, x: Tensor, *, backend: str = "aut
     TypeError, ValueError
         As :func:`linear_scan`.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("linear_step", state, a, x)
+        if done is not None:
+            return done
     check = Checker()
     check.number("x", x, "batch width")
     check.number("a", a, "width" if a.dim() == 1 else "batch width")
     wide = a.is_complex() or x.is_complex()
     state = (check.complex_state if wide else check.state)("state", state, "batch width")
-    chosen = choose("linear_scan_step", backend, x, state, PLAIN)
+    chosen = choose("linear_step", backend, x, state, PLAIN)
     dtype = state.dtype if wide and not x.is_complex() else x.dtype
     if chosen == "rust":
         h, state = _linear_scan(chosen, a if a.dim() == 1 else a[:, None], x[:, None], state, PLAIN, dtype)
@@ -200,6 +204,10 @@ def lru_step(
     TypeError, ValueError
         As :func:`lru_scan`.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("lru_step", state, u, nu_log, theta_log, B, C, D, gamma_log)
+        if done is not None:
+            return done
     check = Checker()
     check.real("u", u, "batch d_model")
     _check_lru(check, nu_log, theta_log, B, C, D, gamma_log)
@@ -300,6 +308,10 @@ def rg_lru_step(
     TypeError, ValueError
         As :func:`rg_lru`.
     """
+    if backend in {"auto", "rust"}:
+        done = None if resets is not None else rust.face("rg_lru_step", state, x, gate_r, gate_i, Lambda, c=c)
+        if done is not None:
+            return done
     check = Checker()
     for name, tensor in (("x", x), ("gate_r", gate_r), ("gate_i", gate_i)):
         check.real(name, tensor, "batch width")

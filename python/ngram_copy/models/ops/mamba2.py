@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import silu
 
-from ngram_copy.models.ops import external
+from ngram_copy.models.ops import external, rust
 from ngram_copy.models.ops.arguments import PLAIN, Checker, Lengths, Steps, steps_of, without_autocast
 from ngram_copy.models.ops.backends import choose
 from ngram_copy.models.ops.chunks import Mask, hide, over_chunks
@@ -128,6 +128,10 @@ def mamba2_state_update(
     TypeError, ValueError
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("mamba2_state_update", state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus)
+        if done is not None:
+            return done
     check = Checker()
     check.real("x", x, "batch n_heads head_dim")
     check.real("dt", dt, "batch n_heads")

@@ -84,6 +84,10 @@ def linear_attention_step(
     TypeError, ValueError
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("linear_attention_step", state, q, k, v, scale=scale)
+        if done is not None:
+            return done
     return _one("linear_attention_step", state, q, k, v, None, scale, backend)
 
 
@@ -155,6 +159,10 @@ def retention_step(
     TypeError, ValueError
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("retention_step", state, q, k, v, scale=scale)
+        if done is not None:
+            return done
     return _one("retention_step", state, q, k, v, retention_gate(v, 1), scale, backend)
 
 
@@ -229,6 +237,10 @@ def gated_linear_attention_step(
     TypeError, ValueError
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("gated_linear_attention_step", state, q, k, v, g, scale=scale)
+        if done is not None:
+            return done
     return _one("gated_linear_attention_step", state, q, k, v, g, scale, backend)
 
 

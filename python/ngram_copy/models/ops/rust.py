@@ -7,33 +7,21 @@ way back.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ngram_copy import ssm
 from ngram_copy.models.ops.arguments import Checker, Steps, to_real
+from ngram_copy.models.ops.kernels import KERNELS, PRIMITIVE_OF, Array, NumpySteps
 from ngram_copy.ssm import selective
-
-Array = NDArray[Any]
-Arrays = Sequence[Array | None]
-NumpySteps = tuple[int, int, Array | None, bool, Array | None]
-"""Batch, seq_len, lengths, whether padding is on the left, resets: as the core takes them."""
 
 BLOCK = 64
 """Steps between two states that are kept for a backward pass."""
-
-
-class Kernel(NamedTuple):
-    """A primitive of the core on C-contiguous arrays of one dtype."""
-
-    forward: Callable[..., tuple[Array, Array, Array | None]]
-    """(arrays, options, initial_state, steps, threads, whether to keep states) → y, last_state, kept states."""
-    backward: Callable[..., Arrays]
-    """(arrays, options, kept, of_y, of_last_state, steps, threads) → gradients of the arrays and of initial_state."""
 
 
 class Primitive(NamedTuple):
@@ -46,10 +34,13 @@ class Primitive(NamedTuple):
     """The argument whose shape and dtype the output has."""
     state: str
     kept: str
-    """Dimensions of the kept states, ``blocks`` among them."""
+    """Dimensions of the kept states, ``blocks`` among them; none; or that the output itself is what is kept."""
     state_like: str = ""
     """The argument whose dtype the states have, where it is not that of the output."""
 
+
+OUTPUT = "output"
+_DOUBLE = {torch.float64, torch.complex128}
 
 PRIMITIVES = {
     "selective_scan": Primitive(
@@ -71,9 +62,8 @@ PRIMITIVES = {
     "s4d_scan": Primitive(
         {
             "u": "batch d_model seq_len",
-            "A": "d_model n_modes",
-            "log_dt": "d_model",
-            "B": "d_model n_modes",
+            "decay": "d_model n_modes",
+            "into": "d_model n_modes",
             "C": "d_model n_modes",
             "D?": "d_model",
         },
@@ -81,14 +71,14 @@ PRIMITIVES = {
         y="u",
         state="batch d_model n_modes",
         kept="batch d_model blocks n_modes",
-        state_like="A",
+        state_like="decay",
     ),
     "linear_scan": Primitive(
         {"a": "batch seq_len width | width", "x": "batch seq_len width"},
         {},
         y="x",
         state="batch width",
-        kept="batch blocks width",
+        kept=OUTPUT,
     ),
     "outer": Primitive(
         {
@@ -120,69 +110,14 @@ PRIMITIVES = {
         {"silu": "bool"},
         y="x",
         state="batch channels kernel-1",
-        kept="batch channels kernel-1",
+        kept="",
     ),
-}
-
-
-def _selective_forward(
-    arrays: Arrays, options: Sequence[Any], state: Array | None, steps: NumpySteps, threads: int, keep: bool
-) -> tuple[Array, Array, Array | None]:
-    inputs = selective.SelectiveInputs(*arrays, *options)  # type: ignore[arg-type]
-    return selective.selective_forward(inputs, state, steps, threads=threads, checkpoints=keep)
-
-
-def _selective_backward(
-    arrays: Arrays,
-    options: Sequence[Any],
-    kept: Array,
-    of_y: Array,
-    of_last_state: Array | None,
-    steps: NumpySteps,
-    threads: int,
-) -> Arrays:
-    inputs = selective.SelectiveInputs(*arrays, *options)  # type: ignore[arg-type]
-    return selective.selective_backward(inputs, kept, of_y, of_last_state, steps, threads=threads)
-
-
-KERNELS: dict[str, Kernel] = {
-    "selective_scan": Kernel(_selective_forward, _selective_backward),
-}
-"""The kernels that the core has, by primitive."""
-
-_PRIMITIVE_OF = {
-    "selective_scan": "selective_scan",
-    "selective_state_update": "selective_scan",
-    "s4d_scan": "s4d_scan",
-    "s4d_state_update": "s4d_scan",
-    "linear_scan": "linear_scan",
-    "linear_scan_step": "linear_scan",
-    "lru_scan": "linear_scan",
-    "lru_step": "linear_scan",
-    "rg_lru": "linear_scan",
-    "rg_lru_step": "linear_scan",
-    "linear_attention": "outer",
-    "linear_attention_step": "outer",
-    "retention": "outer",
-    "retention_step": "outer",
-    "gated_linear_attention": "outer",
-    "gated_linear_attention_step": "outer",
-    "mamba2_scan": "outer",
-    "mamba2_state_update": "outer",
-    "delta_rule": "delta",
-    "delta_rule_step": "delta",
-    "gated_delta_rule": "delta",
-    "gated_delta_rule_step": "delta",
-    "kimi_delta_attention": "delta",
-    "kimi_delta_attention_step": "delta",
-    "causal_conv1d": "causal_conv1d",
-    "causal_conv1d_update": "causal_conv1d",
 }
 
 
 def has(function: str) -> bool:
     """Whether the core runs a function."""
-    return _PRIMITIVE_OF[function] in KERNELS
+    return PRIMITIVE_OF[function] in KERNELS
 
 
 def selective_step(state: Tensor, *tensors: Tensor | None, dt_softplus: bool) -> tuple[Tensor, Tensor] | None:
@@ -211,18 +146,36 @@ def selective_step(state: Tensor, *tensors: Tensor | None, dt_softplus: bool) ->
     return direct(step, state, *tensors)
 
 
-def direct(step: Callable[..., tuple[Array, Array] | None], *tensors: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def face(function: str, *tensors: Tensor | None, **options: Any) -> tuple[Tensor, Tensor] | None:
+    """One step by the function of that name in :mod:`ngram_copy.ssm`, as :func:`direct` does it."""
+    step = getattr(ssm, function, None)
+    if step is None:
+        return None
+    return direct(functools.partial(step, threads=torch.get_num_threads(), **options), *tensors)
+
+
+def direct(step: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """Call a step of the core on NumPy views of tensors, without torch's dispatcher, which takes longer than the step.
 
     None where that does not do, and the way through the op is to be taken: where gradients are needed or code is
-    compiled, where shapes do not fit (``step`` is to return None), and where a tensor is none, or is on another device,
-    of another dtype than the others, or not contiguous, all of which NumPy or the core refuses.
+    compiled, where ``step`` returns None, and where a tensor is none, or is on another device, of another precision
+    than the others, or of one that NumPy or the core refuses.
+
+    Parameters
+    ----------
+    step : function of arrays
+        Returns the output and the new state, two new arrays; or one array that is both; or None.
+    *tensors : tensors, or None
     """
     if torch.compiler.is_compiling():
         return None
     try:
+        given = [one for one in tensors if one is not None]
+        double = given[0].dtype in _DOUBLE
+        if any((one.dtype in _DOUBLE) != double for one in given):
+            return None
         if torch.is_grad_enabled():
-            if any(one.requires_grad for one in tensors if one is not None):
+            if any(one.requires_grad for one in given):
                 return None
             done = step(*[None if one is None else one.numpy() for one in tensors])
         else:
@@ -231,7 +184,10 @@ def direct(step: Callable[..., tuple[Array, Array] | None], *tensors: Tensor | N
             )
     except (AttributeError, TypeError, RuntimeError):
         return None
-    return None if done is None else (torch.from_numpy(done[0]), torch.from_numpy(done[1]))
+    if done is None:
+        return None
+    y, state = done if isinstance(done, tuple) else (done, done.copy())
+    return torch.from_numpy(y), torch.from_numpy(state)
 
 
 def call(
@@ -272,10 +228,10 @@ def _define(name: str, primitive: Primitive) -> None:
     count, choices = len(names), len(primitive.options)
     typed = [f"Tensor{'?' if key.endswith('?') else ''} {key.rstrip('?')}" for key in primitive.arrays]
     typed += [f"{kind} {key}" for key, kind in primitive.options.items()]
-    schema = f"({', '.join(typed)}, Tensor? initial_state, Tensor? lengths, bool left, Tensor? resets, bool keep)"
-    schema += " -> (Tensor, Tensor, Tensor)"
+    tail = "Tensor? initial_state, Tensor? lengths, bool left, Tensor? resets"
+    schema = f"({', '.join(typed)}, {tail}, bool keep) -> (Tensor, Tensor, Tensor)"
     of = "Tensor of_y, Tensor? of_last_state, Tensor kept"
-    backward_schema = f"({of}, {', '.join(typed)}, Tensor? lengths, bool left, Tensor? resets) -> Tensor[]"
+    backward_schema = f"({of}, {', '.join(typed)}, {tail}) -> Tensor[]"
 
     def numpy_steps(
         arrays: Sequence[Tensor | None], lengths: Tensor | None, left: bool, resets: Tensor | None
@@ -286,12 +242,10 @@ def _define(name: str, primitive: Primitive) -> None:
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         tensors, options = arguments[:count], arguments[count : count + choices]
         state, lengths, left, resets, keep = arguments[count + choices :]
-        arrays = [as_array(tensor) for tensor in tensors]
+        given = [*map(as_array, tensors), *options]
         steps = numpy_steps(tensors, lengths, left, resets)
-        y, last_state, kept = KERNELS[name].forward(
-            arrays, options, as_array(state), steps, torch.get_num_threads(), keep
-        )
-        kept = np.empty(0, y.dtype) if kept is None else kept
+        y, last_state, kept = KERNELS[name].forward(given, as_array(state), steps, torch.get_num_threads(), keep)
+        kept = np.empty(0, last_state.dtype) if kept is None else kept
         return torch.from_numpy(y), torch.from_numpy(last_state), torch.from_numpy(kept)
 
     def fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -300,28 +254,27 @@ def _define(name: str, primitive: Primitive) -> None:
         check = _checked(primitive, tensors, state, lengths, resets)
         y = tensors[names.index(primitive.y)]
         like = tensors[names.index(primitive.state_like or primitive.y)]
-        kept = _sizes(primitive.kept, check) if keep else [0]
+        kept = _sizes(primitive.kept, check) if keep and primitive.kept not in {OUTPUT, ""} else [0]
         last_state = like.new_empty(_sizes(primitive.state, check))
         return torch.empty_like(y, memory_format=torch.contiguous_format), last_state, like.new_empty(kept)
 
     def backward(of_y: Tensor, of_last_state: Tensor | None, kept: Tensor, *arguments: Any) -> list[Tensor]:
         tensors, options = arguments[:count], arguments[count : count + choices]
-        arrays = [as_array(tensor) for tensor in tensors]
+        state, lengths, left, resets = arguments[count + choices :]
         gradients = KERNELS[name].backward(
-            arrays,
-            options,
-            as_array(kept),
-            as_array(of_y),
-            as_array(of_last_state),
-            numpy_steps(tensors, *arguments[count + choices :]),
+            [*map(as_array, tensors), *options],
+            *map(as_array, (state, kept, of_y, of_last_state)),
+            numpy_steps(tensors, lengths, left, resets),
             torch.get_num_threads(),
         )
         return [torch.from_numpy(gradient) for gradient in gradients if gradient is not None]
 
     def fake_backward(of_y: Tensor, of_last_state: Tensor | None, kept: Tensor, *arguments: Any) -> list[Tensor]:
         tensors = arguments[:count]
-        lengths, _, resets = arguments[count + choices :]
-        check = _checked(primitive, tensors, of_last_state, lengths, resets)
+        state, lengths, _, resets = arguments[count + choices :]
+        check = _checked(primitive, tensors, state, lengths, resets)
+        if of_last_state is not None:
+            check.on_device("of_last_state", of_last_state)
         check.on_device("of_y", of_y)
         check.on_device("kept", kept)
         gradients = [
@@ -333,8 +286,8 @@ def _define(name: str, primitive: Primitive) -> None:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         tensors, options = inputs[:count], inputs[count : count + choices]
         state, lengths, left, resets, keep = inputs[count + choices :]
-        ctx.save_for_backward(*tensors, lengths, resets, output[2])
-        ctx.options, ctx.left, ctx.keep, ctx.has_state = options, left, keep, state is not None
+        ctx.save_for_backward(*tensors, state, lengths, resets, output[0 if primitive.kept == OUTPUT else 2])
+        ctx.options, ctx.left, ctx.keep = options, left, keep
         ctx.set_materialize_grads(False)
 
     def gradient(ctx: Any, of_y: Tensor | None, of_last_state: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
@@ -342,13 +295,13 @@ def _define(name: str, primitive: Primitive) -> None:
             raise RuntimeError(
                 f"ngram_copy::{name} was called with keep=False: it kept nothing to compute gradients from"
             )
-        *tensors, lengths, resets, kept = ctx.saved_tensors
+        *tensors, state, lengths, resets, kept = ctx.saved_tensors
         if of_y is None:
             of_y = torch.zeros_like(tensors[names.index(primitive.y)])
         op = getattr(torch.ops.ngram_copy, f"{name}_backward").default
-        found = iter(op(of_y, of_last_state, kept, *tensors, *ctx.options, lengths, ctx.left, resets))
+        found = iter(op(of_y, of_last_state, kept, *tensors, *ctx.options, state, lengths, ctx.left, resets))
         gradients = [None if tensor is None else next(found) for tensor in tensors]
-        return (*gradients, *[None] * choices, next(found) if ctx.has_state else None, None, None, None, None)
+        return (*gradients, *[None] * choices, None if state is None else next(found), None, None, None, None)
 
     def no_second(ctx: Any, *_: Tensor) -> None:
         raise RuntimeError(f"{name} has no second derivatives in Rust: use backend='torch'")

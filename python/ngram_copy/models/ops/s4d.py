@@ -75,7 +75,8 @@ def s4d_scan(
     if check.sizes["seq_len"] == 0:
         return u.clone(), state.clone()
     if chosen == "rust":
-        y, last_state = rust.call("s4d_scan", check.cast(u, A, log_dt, B, C, D), [], state, steps)
+        terms = discretise(A, log_dt, B, check.dtype)
+        y, last_state = rust.call("s4d_scan", check.cast(u, *terms, C, D), [], state, steps)
         return y.to(u.dtype), last_state
     return _scan(u, A, log_dt, B, C, D, state, steps)
 
@@ -113,13 +114,18 @@ def s4d_state_update(
     TypeError, ValueError
         As :func:`s4d_scan`.
     """
+    if backend in {"auto", "rust"}:
+        done = rust.face("s4d_state_update", state, x, A, log_dt, B, C, D)
+        if done is not None:
+            return done
     check = Checker()
     check.real("x", x, "batch d_model")
     _check_parameters(check, A, log_dt, B, C, D)
     state = check.complex_state("state", state, "batch d_model n_modes")
     chosen = choose("s4d_state_update", backend, x, state, PLAIN)
     if chosen == "rust":
-        y, state = rust.call("s4d_scan", check.cast(x[..., None], A, log_dt, B, C, D), [], state, PLAIN)
+        terms = discretise(A, log_dt, B, check.dtype)
+        y, state = rust.call("s4d_scan", check.cast(x[..., None], *terms, C, D), [], state, PLAIN)
         return y[..., 0].to(x.dtype), state
     decay, into = discretise(A, log_dt, B, check.dtype)
     state = decay * state + into * x[..., None]
