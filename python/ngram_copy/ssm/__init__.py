@@ -14,6 +14,16 @@ from ngram_copy.ssm.delta import (
     kimi_delta_attention_step,
     l2_normalise,
 )
+from ngram_copy.ssm.outer import (
+    gated_linear_attention,
+    gated_linear_attention_step,
+    linear_attention,
+    linear_attention_step,
+    mamba2_scan,
+    mamba2_state_update,
+    retention,
+    retention_step,
+)
 from ngram_copy.ssm.selective import selective_scan, selective_state_update
 
 __all__ = [
@@ -21,9 +31,17 @@ __all__ = [
     "delta_rule_step",
     "gated_delta_rule",
     "gated_delta_rule_step",
+    "gated_linear_attention",
+    "gated_linear_attention_step",
     "kimi_delta_attention",
     "kimi_delta_attention_step",
     "l2_normalise",
+    "linear_attention",
+    "linear_attention_step",
+    "mamba2_scan",
+    "mamba2_state_update",
+    "retention",
+    "retention_step",
     "selective_scan",
     "selective_state_update",
 ]

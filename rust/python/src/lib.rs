@@ -28,6 +28,8 @@ mod _rust {
     #[pymodule_export]
     use super::ssm::delta::{delta_rule, delta_rule_backward, delta_rule_step};
     #[pymodule_export]
+    use super::ssm::outer::{outer, outer_backward, outer_step};
+    #[pymodule_export]
     use super::ssm::selective::{selective_scan, selective_scan_backward, selective_state_update};
     #[pymodule_export]
     use super::statistics::{first_pair, ngram_statistics, repeat_windows};

@@ -2,4 +2,5 @@
 
 pub(crate) mod arrays;
 pub(crate) mod delta;
+pub(crate) mod outer;
 pub(crate) mod selective;
