@@ -245,3 +245,33 @@ def delta_rule_step(
     threads: int,
     out: tuple[_Floats, _Floats],
 ) -> None: ...
+
+_OuterSizes = tuple[int, int, int, int]
+_OuterInputs = tuple[_Floats, _Floats, _Floats, _Floats | None, float]
+
+def outer(
+    steps: _Steps,
+    sizes: _OuterSizes,
+    arguments: _OuterInputs,
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+def outer_backward(
+    steps: _Steps,
+    sizes: _OuterSizes,
+    arguments: _OuterInputs,
+    initial_state: _Floats | None,
+    upstream: tuple[_Floats, _Floats | None],
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats],
+) -> None: ...
+def outer_step(
+    batch: int,
+    sizes: _OuterSizes,
+    arguments: _OuterInputs,
+    state: _Floats,
+    transposed: bool,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
