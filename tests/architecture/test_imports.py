@@ -23,7 +23,6 @@ MAY_IMPORT = {
     "ssm": {"_rust", "_arguments", "ngram"},
     "tasks": {"sample", "ngram", "theory"},
     "score": {"theory", "tasks", "engines"},
-    "ssm": {"_rust", "_arguments", "ngram"},
     "models": {"ssm", "theory"},
     "engines": {"ngram", "tasks"},
     "suite": {"tasks", "engines", "results"},
