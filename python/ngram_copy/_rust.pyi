@@ -114,9 +114,7 @@ class BoundedNgramTable:
 _Floats = NDArray[np.float32] | NDArray[np.float64]
 _Steps = tuple[int, int, NDArray[np.int64] | None, bool, NDArray[np.bool_] | None]
 _Selective = tuple[_Floats, _Floats, _Floats, _Floats, _Floats, _Floats | None, _Floats | None, _Floats | None, bool]
-_SelectiveGradients = tuple[
-    _Floats, _Floats, _Floats, _Floats, _Floats, _Floats | None, _Floats | None, _Floats | None, _Floats
-]
+_SelectiveGradients = tuple[_Floats | None, ...]
 _Upstream = tuple[_Floats, _Floats, _Floats | None]
 _S4d = tuple[_Floats, _Floats, _Floats, _Floats, _Floats | None]
 _Conv = tuple[_Floats, _Floats, _Floats | None, bool]
@@ -244,6 +242,36 @@ def delta_rule_step(
     sizes: _DeltaSizes,
     arguments: _DeltaInputs,
     state: _Floats,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+
+_OuterSizes = tuple[int, int, int, int]
+_OuterInputs = tuple[_Floats, _Floats, _Floats, _Floats | None, float]
+
+def outer(
+    steps: _Steps,
+    sizes: _OuterSizes,
+    arguments: _OuterInputs,
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+def outer_backward(
+    steps: _Steps,
+    sizes: _OuterSizes,
+    arguments: _OuterInputs,
+    initial_state: _Floats | None,
+    upstream: tuple[_Floats, _Floats | None],
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats],
+) -> None: ...
+def outer_step(
+    batch: int,
+    sizes: _OuterSizes,
+    arguments: _OuterInputs,
+    state: _Floats,
+    transposed: bool,
     threads: int,
     out: tuple[_Floats, _Floats],
 ) -> None: ...

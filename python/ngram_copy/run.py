@@ -367,7 +367,7 @@ def _environment() -> dict[str, Any]:
         "version": metadata.version("ngram-copy"),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
     }

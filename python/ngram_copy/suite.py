@@ -38,7 +38,7 @@ class SuiteError(ValueError):
 
 _Lengths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 _Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
-_Examples = Annotated[int, Field(ge=2)]  # an interval needs two
+_Examples = Annotated[int, Field(ge=2, le=10**9)]  # an interval needs two; a result is kept of each
 _Alias = Annotated[str, Field(pattern=r"^[^/\s]+$")]  # parts of a case's name
 _Names = Annotated[list[str], Field(min_length=1)]
 

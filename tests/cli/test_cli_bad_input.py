@@ -1,6 +1,7 @@
 """Whatever a user gets wrong: one line on stderr, exit code 2, no traceback."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,11 @@ def test_bad_arguments(bad, arguments, message, tmp_path, monkeypatch):
             "lengths = [9999999]",
             "the case book/trigrams/9999999/0 cannot run: phone_book: length must be",
         ),
+        (
+            "examples = 10\n",
+            f"examples = {10**17}\n",
+            f"small.toml: cases[1].examples: must be less than or equal to 1000000000, not {10**17}",
+        ),
         ("kept = 6", "kept = -6", "the case letters/prefix/6/0 cannot run: kept"),
     ],
 )
@@ -106,7 +112,8 @@ def test_a_full_disk(cli, suite, tmp_path):
     (tmp_path / "out" / "records.jsonl").symlink_to("/dev/full")
     outcome = cli("run", suite, "--out", tmp_path / "out")
     assert outcome.code == 2
-    assert outcome.err == f"ngram-copy: {tmp_path / 'out' / 'records.jsonl'}: No space left on device\n"
+    message = f"ngram-copy: {tmp_path / 'out' / 'records.jsonl'}: No space left on device\n"
+    assert re.fullmatch(rf"([1-9]0% after .*\n)*{re.escape(message)}", outcome.err)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -1,6 +1,7 @@
 """``run``: what it writes, prints and returns."""
 
 import json
+import re
 from typing import ClassVar
 
 import pytest
@@ -28,6 +29,15 @@ def test_threads_change_nothing(cli, suite, tmp_path):
     for threads in (1, 2):
         assert cli("run", suite, "--out", tmp_path / str(threads), "--threads", threads, "--no-report").code == 0
     assert comparison_keys(read(tmp_path / "1")) == comparison_keys(read(tmp_path / "2"))
+
+
+def test_a_run_without_a_terminal_says_how_far_it_is_in_plain_lines(cli, suite, tmp_path):
+    outcome = cli("run", suite, "--out", tmp_path / "out", "--no-report")
+    lines = outcome.err.splitlines()
+    assert 3 <= len(lines) <= 9
+    assert all(re.fullmatch(r"[1-9]0% after \d+ s: (letters|book)/\S+", line) for line in lines)
+    assert lines == sorted(set(lines))
+    assert cli("run", suite, "--out", tmp_path / "json", "--no-report", "--json").err == ""
 
 
 def test_no_report(cli, suite, tmp_path):

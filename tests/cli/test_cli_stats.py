@@ -57,6 +57,18 @@ def test_what_is_printed(cli, folder):
     assert [row["length"] for row in found["windows"]] == [16, 64, 256, 1024, 4096]
 
 
+@pytest.mark.parametrize(
+    ("p", "form", "text"),
+    [
+        *((1, ".4f", "1.0000"), (0.99999, ".4f", "> 0.9999"), (0.99994, ".4f", "0.9999")),
+        *((0, ".4f", "0.0000"), (0.00001, ".4f", "< 0.0001"), (0.5, ".4f", "0.5000")),
+        *((1, ".2g", "1"), (0.9999, ".2g", "> 0.99"), (3.21e-9, ".2g", "3.2e-09"), (0, ".2g", "0")),
+    ],
+)
+def test_chances_are_never_rounded_to_all_or_nothing(p, form, text):
+    assert stats._chance(p, form, least=0.0001, most=0.9999 if form == ".4f" else 0.99) == text
+
+
 def test_several_paths(cli, folder):
     found = json.loads(cli("stats", folder / "a.txt", folder / "sub", "--json").out)
     assert found["files"] == 2

@@ -81,6 +81,23 @@ def test_tooltip_has_counts_and_the_legend_picks(opened):
 
 
 @pytest.mark.parametrize("opened", [390], indirect=True)
+def test_tooltips_stay_on_a_narrow_screen(opened):
+    page, _ = opened
+    points = page.locator("#plot-bits-0 .mark-symbol path")
+    tip = page.locator("#vg-tooltip-element")
+    for place in range(0, points.count(), 20):
+        points.nth(place).scroll_into_view_if_needed()
+        points.nth(place).hover(force=True)
+        tip.wait_for(state="visible")
+        box = tip.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= 900
+    assert "seed" in tip.inner_text()
+
+
+@pytest.mark.parametrize("opened", [390], indirect=True)
 def test_a_wide_table_scrolls_inside_its_box(opened):
     page, _ = opened
     inner, outer = page.evaluate("(b => [b.scrollWidth, b.clientWidth])(document.querySelector('#cells .scroll'))")

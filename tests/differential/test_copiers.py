@@ -5,6 +5,7 @@ import math
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -231,13 +232,58 @@ def test_a_signal_ends_a_long_call():
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(TimeoutError, match="enough"):
-            nc.NgramCopier(1).complete([1, 1], 2**60)
+            nc.NgramCopier(1).complete([1, 1], 2**32 - 1)
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(TimeoutError, match="enough"):
             nc.sample.uniform(0, 0, 0, 400, 1_000_000, 3, out=np.empty((400, 1_000_000), np.uint32))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+ENDLESS = {
+    "complete": "nc.NgramCopier(2).complete([1, 2, 1, 2], 2**32 - 1)",
+    "resume": "copier = nc.NgramCopier(2); copier.resume(copier.cut([1, 2, 1, 2]), 2**32 - 1)",
+    "long n-grams": "nc.NgramCopier(2**16, on_miss=1).complete([1, 2, 1, 2], 2**32 - 1)",
+    "most frequent": "nc.NgramCopier(2, policy='most_frequent').complete([1, 2, 1, 2], 2**32 - 1)",
+    "bounded": "nc.BoundedNgramCopier(1, slots=9, key_bits=64, value_bits=8, on_miss=1).complete([1, 1, 1], 2**32 - 1)",
+    "prefix": "nc.PrefixMachine(0, vocab_size=2).resume(PREFIX_STATE, 2**32 - 1)",
+}
+# Of a string of 2^62 tokens: a machine that keeps none of them has it in a few bytes.
+PREFIX_STATE = "4e47435301031bce56748040813f0000000000000020"
+
+
+def ends(call, after, memory=None):
+    """What a call that would go on for long says in another process that gets Ctrl-C, or has little memory."""
+    lines = [
+        "import resource, sys, numpy, ngram_copy as nc",
+        f"PREFIX_STATE = bytes.fromhex({PREFIX_STATE!r})",
+        f"resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))" if memory else "",
+        "print(flush=True)",
+        f"try: {call}",
+        "except BaseException as error: print(type(error).__name__, error)",
+        "else: print('done')",
+    ]
+    with subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            child.stdout.readline()
+            if after is not None:
+                time.sleep(after)
+                child.send_signal(signal.SIGINT)
+            return child.communicate(timeout=60)[0]
+        finally:
+            child.kill()
+
+
+@pytest.mark.parametrize("call", ENDLESS.values(), ids=ENDLESS)
+def test_ctrl_c_ends_endless_answers(call):
+    assert ends(call, after=0.3) == "KeyboardInterrupt \n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory")
+@pytest.mark.parametrize("call", [ENDLESS["complete"], ENDLESS["most frequent"], ENDLESS["bounded"]])
+def test_answers_that_memory_cannot_hold(call):
+    assert ends(call, after=None, memory=2**30).startswith("MemoryError cannot allocate ")
 
 
 COPIER = nc.NgramCopier()
@@ -260,6 +306,8 @@ COPIER = nc.NgramCopier()
         (lambda: COPIER.complete([1, -4], 3), ValueError, r"prompt\[1\] must be 0 to 2\^32 - 1, not -4"),
         (lambda: COPIER.complete(np.array([2**63], "u8"), 3), ValueError, r"prompt\[0\] .* not 9223372036854775808"),
         (lambda: COPIER.complete([1], -1), ValueError, "max_new_tokens must be 0 to .*, not -1"),
+        (lambda: COPIER.complete([1], 2**32), ValueError, r"max_new_tokens must be 0 to 2\^32 - 1, not 4294967296"),
+        (lambda: COPIER.resume(COPIER.cut([1]), 2**62), ValueError, r"max_new_tokens must be 0 to 2\^32 - 1, not"),
         (lambda: COPIER.predict([1]), ValueError, "tokens must have 2 dimensions, not 1"),
         (lambda: COPIER.predict([[1], [2**32]]), ValueError, r"tokens\[1, 0\] must be .*, not 4294967296"),
         (lambda: COPIER.predict([[1]], start=2), ValueError, "start must be 0 to 1, not 2"),

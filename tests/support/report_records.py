@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-ENVIRONMENT = {"version": "0.1.0", "python": "3.13.1", "platform": "Linux-x86_64", "cpu": "some CPU", "threads": 2}
+ENVIRONMENT = {"version": "0.1.0", "python": "3.13.1", "platform": "Linux x86_64", "cpu": "some CPU", "threads": 2}
 EXAMPLES = 1000
 
 

@@ -298,6 +298,32 @@ def test_a_bound_that_is_one_everywhere_has_no_line(summary):
     assert charts._bound_line([cell for cell in summary.cells if cell.family == "ngram"]) == []
 
 
+def test_points_say_their_seed(summary):
+    for chart in charts.build(summary):
+        for panel in chart.panels:
+            points = next(layer.to_dict() for layer in panel.layers if layer.mark.type == "point")
+            assert "seed" in [tip.get("title") for tip in points["encoding"]["tooltip"]]
+
+
+def test_kinds_of_tables_of_one_size_stand_beside_each_other(records):
+    assert charts._dodges([(64, "a"), (64, "b"), (64, "c"), (64, "b"), (256, "a")]) == [-9, 0, 9, 0, 0]
+    many = charts._dodges([(size, kind) for size in range(10) for kind in "abcd"])
+    assert max(many) - min(many) <= 20
+    tables = copy.deepcopy(kept(records, name="bounded"))
+    chart = charts.tables(summarise(tables))
+    assert all("xOffset" not in layer.to_dict()["mark"] for panel in chart.panels for layer in panel.layers)
+    others = copy.deepcopy([r for r in tables if r["case"]["engine"]["slots"] == 256])
+    for record in others:
+        record["case"]["engine"]["eviction"] = "overwrite"
+        record["case"]["label"] += "-overwrite"
+        record["case_id"] = record["case_id"][::-1]
+    chart = charts.tables(summarise(tables + others))
+    moved = {(row["x"], row["dodge"]) for panel in chart.panels for rows in panel.data.values() for row in rows
+             if "dodge" in row}  # fmt: skip
+    assert moved == {(64, 0), (256, -4.5), (256, 4.5), (1024, 0)}
+    assert sum("xOffset" in layer.to_dict()["mark"] for layer in chart.panels[0].layers) == 2
+
+
 def test_closed_forms_meet_the_tables_only_where_they_hold(summary):
     cells = [cell for cell in summary.cells if cell.family == "bounded" and cell.task == "copy D=26 uniform"]
     labels = {cell.case_id: f"L={cell.length}" for cell in cells}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import platform
 from typing import ClassVar
 
 import numpy as np
@@ -95,6 +96,7 @@ def test_an_accuracy_record_against_counts_by_hand(cases):
     assert result["diagnostics"]["repeat_strings"] == 60 - result["strings"]["correct"]
     assert record["environment"]["threads"] == 1
     assert {"version", "python", "platform", "cpu", "seconds", "time"} <= set(record["environment"])
+    assert record["environment"]["platform"] == f"{platform.system()} {platform.machine()}"
     json.dumps(record, allow_nan=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -61,7 +62,7 @@ def run(
       ngram-copy run smoke --json | jq .result.strings
     """
     from ngram_copy import run as runner
-    from ngram_copy.results import ResultsError, canonical_json
+    from ngram_copy.results import RECORDS, ResultsError, canonical_json
     from ngram_copy.suite import SuiteError, load
 
     screen = stderr()
@@ -77,18 +78,20 @@ def run(
         with user_errors(runner.VerificationError):
             count = sum(1 for _ in runner.verify(chosen))
         screen.print(f"{plural(count, 'set')} of examples (task, length, seed) agree with the oracle.")
-    with user_errors(ResultsError, OSError):
-        done, writer = runner.open_results(out, loaded, every, resume=resume)
-    finished = {record["case_id"] for record in done}
-    todo = [case for case in chosen if case.case_id not in finished]
-    if done:
-        screen.print(f"{plural(len(done), 'case')} done before, {len(todo):,} to go.")
-    if as_json:
-        for record in done:
-            print(canonical_json(record))
+    done: list[Record] = []
+    todo = list(chosen)
     failed: list[Record] = []
     try:
-        with writer, _Display(screen, todo) as display, user_errors(OSError):
+        with user_errors(ResultsError, OSError):
+            done, writer = runner.open_results(out, loaded, every, resume=resume)
+        finished = {record["case_id"] for record in done}
+        todo = [case for case in chosen if case.case_id not in finished]
+        if done:
+            screen.print(f"{plural(len(done), 'case')} done before, {len(todo):,} to go.")
+        if as_json:
+            for record in done:
+                print(canonical_json(record))
+        with writer, _Display(screen, todo, quiet=as_json) as display, user_errors(OSError):
             steps = runner.run_cases(todo, writer, threads=threads, on_case=display.begin, on_progress=display.advance)
             for record in steps:
                 if record["kind"] == "error":
@@ -97,7 +100,8 @@ def run(
                 if as_json:
                     print(canonical_json(record))
     except KeyboardInterrupt:
-        made = writer.path.read_bytes().count(b"\n") - len(done)
+        path = out / RECORDS
+        made = max(0, path.read_bytes().count(b"\n") - len(done)) if path.exists() else 0
         screen.print(
             f"Stopped after {made:,} of {plural(len(todo), 'case')}; what is done is in {plain(out)}. Go on with:\n"
             f"  {plain(_again(suite, out, seed, only or [], threads, no_report))}"
@@ -105,7 +109,7 @@ def run(
         raise typer.Exit(130) from None
     holds = no_report or _report(out, out, quiet=as_json)
     if not as_json:
-        stdout().print(f"records: {plain(out / 'records.jsonl')}", soft_wrap=True)
+        stdout().print(f"records: {plain(out / RECORDS)}", soft_wrap=True)
     if failed:
         screen.print(
             f"{plural(len(failed), 'case')} of {len(todo):,} failed (kind error in the records); "
@@ -188,9 +192,9 @@ def _again(suite: str, out: Path, seed: int | None, only: Sequence[str], threads
 
 
 class _Display:
-    """A progress bar with the current case and the time left, on a terminal; nothing elsewhere."""
+    """A progress bar with the current case and the time left, on a terminal; a line for each tenth elsewhere."""
 
-    def __init__(self, screen: Console, cases: Sequence[Case]) -> None:
+    def __init__(self, screen: Console, cases: Sequence[Case], *, quiet: bool) -> None:
         from rich.progress import (
             BarColumn,
             Progress,
@@ -202,7 +206,11 @@ class _Display:
         from ngram_copy.run import work
 
         self._screen = screen
-        self._weight = 0
+        self._weight = self._done = 0
+        self._total = sum(work(case) * case.length for case in cases)
+        self._lines = not (quiet or screen.is_terminal)
+        self._began = time.monotonic()
+        self._case = ""
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -214,7 +222,7 @@ class _Display:
             transient=True,
             disable=not screen.is_terminal,
         )
-        self._task = self._bar.add_task("", total=sum(work(case) * case.length for case in cases))
+        self._task = self._bar.add_task("", total=self._total)
 
     def __enter__(self) -> _Display:
         self._bar.start()
@@ -224,11 +232,16 @@ class _Display:
         self._bar.stop()
 
     def begin(self, case: Case) -> None:
-        self._weight = case.length
+        self._weight, self._case = case.length, case.name
         self._bar.update(self._task, description=case.name)
 
     def advance(self, strings: int) -> None:
         self._bar.advance(self._task, strings * self._weight)
+        before, self._done = self._done, self._done + strings * self._weight
+        tenth = 10 * self._done // self._total
+        if self._lines and 10 * before // self._total < tenth < 10:
+            seconds = time.monotonic() - self._began
+            self._screen.print(f"{tenth}0% after {seconds:.0f} s: {plain(self._case)}")
 
     def note(self, text: str) -> None:
         self._screen.print(plain(" ".join(text.split())))

@@ -148,19 +148,30 @@ def _pieces(content: bytes) -> Iterator[bytes]:
 
 
 def _show(found: dict[str, Any]) -> None:
+    from ngram_copy.report.summary import percent
+
     screen = stdout()
     gram = f"{found['n']}-gram"
     read = f"{plural(found['files'], 'file')}, {plural(found['bytes'], 'byte')}"
     different = f" ({found['vocab_size']:,} different)" if found["unit"] == "words" else ""
     screen.print(f"{read}: {found['tokens']:,} {found['unit']}{different}")
-    share = found["distinct"] / found["ngrams"]
+    share = percent(found["distinct"] / found["ngrams"])
     screen.print(
-        f"{plural(found['ngrams'], gram)}: {found['distinct']:,} distinct ({share:.1%}), "
+        f"{plural(found['ngrams'], gram)}: {found['distinct']:,} distinct ({share}), "
         f"{found['repeated']:,} of these occur more than once\n"
     )
     columns = ("L", "windows", "with a repeat", "P(repeat)", "if uniform")
     shown = table(*columns, right=columns)
     for row in found["windows"]:
-        p, uniform = f"{row['p']:.4f}", f"{row['p_uniform']:.2g}"
+        p = _chance(row["p"], ".4f", least=0.0001, most=0.9999)
+        uniform = _chance(row["p_uniform"], ".2g", least=0, most=0.99)
         shown.add_row(f"{row['length']:,}", f"{row['total']:,}", f"{row['repeating']:,}", p, uniform)
     screen.print(shown)
+
+
+def _chance(p: float, form: str, *, least: float, most: float) -> str:
+    """A probability for reading; never rounded up to 1 nor down to 0."""
+    text = f"{p:{form}}"
+    if p < 1 and float(text) == 1:
+        return f"> {most}"
+    return f"< {least}" if p > 0 and float(text) == 0 else text

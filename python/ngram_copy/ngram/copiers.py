@@ -81,12 +81,17 @@ class Copier:
         ----------
         prompt : array of integers, shape (seq_len,)
         max_new_tokens : int
-            At least 0.
+            0 … 2^32 - 1.
 
         Returns
         -------
         ndarray of int64, shape (new_tokens,)
             Ends with the end token if there is one, or before what the copier does not know.
+
+        Raises
+        ------
+        MemoryError
+            If there is no room for so many tokens.
         """
         return self._core.complete(as_uint32("prompt", prompt, ndim=1), _count(max_new_tokens))
 
@@ -107,7 +112,7 @@ class Copier:
         state : bytes
             From :meth:`cut` of a copier with the same options.
         max_new_tokens : int
-            At least 0.
+            0 … 2^32 - 1.
         query : array of integers, shape (query_len,)
             Tokens that are revealed now and come before the answer.
 
@@ -319,7 +324,7 @@ class PrefixMachine(Copier):
 
 
 def _count(max_new_tokens: SupportsIndex) -> int:
-    return integer("max_new_tokens", max_new_tokens, 0, 2**63)
+    return integer("max_new_tokens", max_new_tokens, 0, 2**32)
 
 
 def _vocab_size(vocab_size: SupportsIndex) -> int:

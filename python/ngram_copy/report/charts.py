@@ -247,7 +247,14 @@ def _repeats_panel(title: str, repeats: list[Repeats], styles: dict[str, Style])
             | {"formula": formula, "exact": exact, "union": union}
         )
     tips = _tips(
-        task="task", series="n-gram", x="window", windows="with a repeat", p="share", exact="exact", union="union bound"
+        task="task",
+        series="n-gram",
+        x="window",
+        seed="seed",
+        windows="with a repeat",
+        p="share",
+        exact="exact",
+        union="union bound",
     )
     x, y = _log_x([row["x"] for row in rows], "window, tokens"), _share_axis("windows with a repeat")
     formulas = [{**row, "y": row["formula"]} for row in rows if row["formula"] is not None]
@@ -284,18 +291,32 @@ def tables(summary: Summary) -> Chart | Missing:
     for task in tasks:
         here = [cell for cell in cells if cell.task == task]
         for name, heading in _TABLE_PANELS.items():
-            rows = [_table_row(cell, labels[cell.case_id], name) for cell in here]
+            dodges = _dodges([(cell.engine_options["slots"], kinds[cell.case_id]) for cell in here])
+            rows = [
+                {**_table_row(cell, labels[cell.case_id], name), "dodge": dodge}
+                for cell, dodge in zip(here, dodges, strict=True)
+            ]
             x, y = _log_x([row["x"] for row in rows], "slots M", base=2), _share_axis(heading)
             lines = _closed_forms(here, labels, name)
             panels.append(_panel(f"{task}: {heading}", rows, lines, x, y, styles, _TABLE_TIPS, join=False))
     note = (
         "Sums over all strings of a cell. Slots in use: at the cut. Collisions: n-grams turned away or replaced, of "
         "all that were inserted. Tokens right: teacher-forced, with their 95% Wilson interval. Dashed, for uniform "
-        "strings: the closed forms for distinct n-grams in independent, uniform slots."
+        "strings: the closed forms for distinct n-grams in independent, uniform slots. Kinds of tables with the same "
+        "number of slots stand beside each other at its tick."
     )
     return Chart(key, title, sentences.tables(cells), note, panels, styles)
 
 
+def _dodges(tables: Sequence[tuple[int, str]]) -> list[float]:
+    """By how many pixels each point is moved, so that kinds of tables of one size do not hide each other."""
+    kinds = {size: sorted({kind for other, kind in tables if other == size}) for size, _ in tables}
+    step = min(_DODGE, _DODGE_WIDTH / (len(kinds) * max(map(len, kinds.values()))))
+    return [step * (kinds[size].index(kind) - (len(kinds[size]) - 1) / 2) for size, kind in tables]
+
+
+_DODGE = 9
+_DODGE_WIDTH = 200  # of all sizes together: the width of a panel on paper
 _TABLE_PANELS = {"load": "slots in use", "collisions": "insertions that collide", "tokens": "tokens right"}
 
 
@@ -354,9 +375,10 @@ def _panel(
     """Dashed lines of theory, the points, their intervals; a line through them if ``join`` or theory has none."""
     data = Data()
     base = data.base(rows).encode(x=x, color=_colour(styles), opacity=_opacity(0.9))
+    aside = alt.ExprRef("datum.dodge") if any(row.get("dodge") for row in rows) else alt.Undefined
     layers = [
-        base.mark_rule(strokeWidth=1.4).encode(y=y("low"), y2="high:Q"),
-        base.mark_point(filled=True, size=46).encode(y=y("y"), shape=_shape(styles), tooltip=tips),
+        base.mark_rule(strokeWidth=1.4, xOffset=aside).encode(y=y("low"), y2="high:Q"),
+        base.mark_point(filled=True, size=46, xOffset=aside).encode(y=y("y"), shape=_shape(styles), tooltip=tips),
     ]
     if join or not lines:
         layers.insert(0, base.mark_line(strokeWidth=1.6).encode(y=y("y"), detail="seed:N"))
@@ -430,6 +452,7 @@ _CELL_TIPS = _tips(
     engine="engine",
     task="task",
     length="length",
+    seed="seed",
     strings="whole strings",
     tokens_text="tokens",
     recalled="bits recalled",

@@ -17,6 +17,16 @@ from ngram_copy.ssm.delta import (
 )
 from ngram_copy.ssm.linear import linear_scan, linear_step, lru_scan, lru_step, rg_lru, rg_lru_step
 from ngram_copy.ssm.s4d import s4d_scan, s4d_state_update, zero_order_hold
+from ngram_copy.ssm.outer import (
+    gated_linear_attention,
+    gated_linear_attention_step,
+    linear_attention,
+    linear_attention_step,
+    mamba2_scan,
+    mamba2_state_update,
+    retention,
+    retention_step,
+)
 from ngram_copy.ssm.selective import selective_scan, selective_state_update
 
 __all__ = [
@@ -26,6 +36,8 @@ __all__ = [
     "delta_rule_step",
     "gated_delta_rule",
     "gated_delta_rule_step",
+    "gated_linear_attention",
+    "gated_linear_attention_step",
     "kimi_delta_attention",
     "kimi_delta_attention_step",
     "l2_normalise",
@@ -37,6 +49,12 @@ __all__ = [
     "rg_lru_step",
     "s4d_scan",
     "s4d_state_update",
+    "linear_attention",
+    "linear_attention_step",
+    "mamba2_scan",
+    "mamba2_state_update",
+    "retention",
+    "retention_step",
     "selective_scan",
     "selective_state_update",
     "zero_order_hold",

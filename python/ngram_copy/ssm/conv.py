@@ -36,7 +36,7 @@ class ConvInputs(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int]:
         """Channels, taps: as the core takes them."""
-        return self.weight.shape  # type: ignore[return-value]
+        return self.weight.shape
 
 
 def causal_conv1d(

@@ -70,7 +70,8 @@ def linear_scan(
         If an argument has another dtype or shape; the text names it.
     """
     inputs, state = linear_inputs(a, x, initial_state)
-    steps = as_steps(*inputs.x.shape[:2], lengths, padding, resets)
+    batch, seq_len, _ = inputs.x.shape
+    steps = as_steps(batch, seq_len, lengths, padding, resets)
     return linear_forward(inputs, state, steps, threads=as_threads(threads))
 
 

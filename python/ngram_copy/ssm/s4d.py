@@ -24,7 +24,7 @@ class S4dInputs(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int]:
         """d_model, n_modes: as the core takes them."""
-        return self.A_bar.shape  # type: ignore[return-value]
+        return self.A_bar.shape
 
     @property
     def scalars(self) -> tuple[Floats, Floats, Floats, Floats, Floats | None]:

@@ -82,7 +82,7 @@ impl BoundedNgramCopier {
         let n = self.shape.n;
         let mut tokens = tokens.iter();
         while !tokens.as_slice().is_empty() {
-            let first = slots.windows.extend(&self.marks, n, &mut tokens);
+            let first = slots.windows.extend(&self.marks, n, &mut tokens)?;
             self.fill(&mut slots.windows.expanded);
             let Windows { symbols, expanded, .. } = &slots.windows;
             let mut at = 0;
@@ -154,6 +154,10 @@ impl Copier for BoundedNgramCopier {
 
     fn end(&self) -> Option<u32> {
         self.marks.end()
+    }
+
+    fn reach(&self) -> usize {
+        self.shape.n
     }
 
     fn cut<T: Token>(&self, prompt: &[T]) -> Result<Vec<u8>> {

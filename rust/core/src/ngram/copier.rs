@@ -6,7 +6,7 @@
 
 use super::hash::{BOUNDARY, NgramHasher, Token, mix};
 use super::index::{Index, MAX_POSITIONS};
-use super::marks::{Copier, Marks};
+use super::marks::{Copier, Marks, reserve};
 use super::state::{Kind, Reader, Writer, bits_for};
 use crate::{Error, Result};
 
@@ -77,7 +77,7 @@ impl NgramCopier {
     fn feed<T: Token>(&self, text: &mut Text, tokens: &[T], learn: bool, mut each: impl FnMut(i64, i64)) -> Result<()> {
         let mut tokens = tokens.iter();
         while !tokens.as_slice().is_empty() {
-            let first = text.windows.extend(&self.marks, self.hasher.n(), &mut tokens);
+            let first = text.windows.extend(&self.marks, self.hasher.n(), &mut tokens)?;
             let last = text.windows.symbols.len() - 1;
             if last > MAX_POSITIONS {
                 return Err(Error::memory(format!("more than {MAX_POSITIONS} tokens")));
@@ -146,6 +146,10 @@ impl Copier for NgramCopier {
         self.marks.end()
     }
 
+    fn reach(&self) -> usize {
+        self.hasher.n()
+    }
+
     /// The text, each token in as many bits as the largest needs.
     fn cut<T: Token>(&self, prompt: &[T]) -> Result<Vec<u8>> {
         T::validate(prompt)?;
@@ -192,9 +196,16 @@ impl Windows {
     }
 
     /// Appends tokens, a block at most, and expands them; gives the first token's position.
-    pub(super) fn extend<T: Token>(&mut self, marks: &Marks, n: usize, tokens: &mut std::slice::Iter<'_, T>) -> usize {
+    pub(super) fn extend<T: Token>(
+        &mut self,
+        marks: &Marks,
+        n: usize,
+        tokens: &mut std::slice::Iter<'_, T>,
+    ) -> Result<usize> {
         let first = self.symbols.len() - 1;
         self.expand_last(n);
+        // Each token adds a symbol or more to `expanded`, which begins with n.
+        reserve(&mut self.symbols, tokens.len().min(n + BLOCK))?;
         for token in tokens {
             let symbol = marks.symbol(token.to_u64());
             self.symbols.push(symbol);
@@ -203,7 +214,7 @@ impl Windows {
                 break;
             }
         }
-        first
+        Ok(first)
     }
 
     fn hash(&mut self, hasher: &NgramHasher) -> Result<()> {
@@ -312,6 +323,9 @@ impl Frequencies {
         let pair_hash = mix(hash ^ mix(next));
         let equal = |other: usize| symbols[other + 1] == next && Windows::equal(symbols, n, other, position);
         let pair = self.pairs.get_or_insert(pair_hash, position, equal)?.1.unwrap_or(position);
+        let more = (position + 1).saturating_sub(self.count.len());
+        reserve(&mut self.count, more)?;
+        reserve(&mut self.best, more)?;
         self.count.resize(position + 1, 0);
         self.best.resize(position + 1, position as u32);
         self.count[pair] += 1;

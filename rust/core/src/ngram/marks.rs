@@ -6,8 +6,11 @@ use crate::{Error, Poll, Result, parallel};
 /// Rows handed to a thread at a time are so many times fewer than its share.
 const PIECES_PER_THREAD: usize = 4;
 
-/// Generated tokens between two polls.
-const TOKENS_PER_POLL: usize = 1 << 16;
+/// Symbols looked at between two polls of free generation.
+const SYMBOLS_PER_POLL: usize = 1 << 16;
+
+/// The most tokens that one call may be asked to generate.
+pub const MAX_NEW_TOKENS: usize = u32::MAX as usize;
 
 /// Tokens with a meaning of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +101,11 @@ pub trait Copier: Sync {
     /// The token that ends an answer.
     fn end(&self) -> Option<u32>;
 
+    /// Symbols looked at to say one token.
+    fn reach(&self) -> usize {
+        1
+    }
+
     /// All that it keeps of a prompt.
     fn cut<T: Token>(&self, prompt: &[T]) -> Result<Vec<u8>>;
 
@@ -182,21 +190,34 @@ pub trait Copier: Sync {
 
     /// Free generation.
     fn say(&self, memory: &mut Self::Memory, max_new_tokens: usize, poll: Poll<'_>) -> Result<Vec<i64>> {
+        if max_new_tokens > MAX_NEW_TOKENS {
+            return Err(Error::value(format!("max_new_tokens must be 0 to {MAX_NEW_TOKENS}, not {max_new_tokens}")));
+        }
+        let tokens_per_poll = (SYMBOLS_PER_POLL / self.reach()).max(1);
         let mut said = Vec::new();
         while said.len() < max_new_tokens {
             let (token, _) = self.next(memory);
             if token < 0 {
                 break;
             }
+            reserve(&mut said, 1)?;
             said.push(token);
             if self.end().is_some_and(|end| i64::from(end) == token) {
                 break;
             }
-            if said.len() % TOKENS_PER_POLL == 0 {
+            if said.len().is_multiple_of(tokens_per_poll) {
                 poll(said.len() as u64)?;
             }
             self.follow(memory, &[token], |_, _| ())?;
         }
         Ok(said)
     }
+}
+
+/// Room for `more` numbers; [`Error::Memory`] where there is none.
+#[inline]
+pub(super) fn reserve<T>(numbers: &mut Vec<T>, more: usize) -> Result<()> {
+    let all = numbers.len().saturating_add(more);
+    let too_large = |_| Error::memory(format!("cannot allocate {all} numbers of {} bytes", size_of::<T>()));
+    numbers.try_reserve(more).map_err(too_large)
 }

@@ -47,22 +47,6 @@ pub fn prefetch<T>(values: &[T], index: usize) {
     let _ = (values, index);
 }
 
-/// Asks for the cache lines of a slice, for soon but not now: into the second cache, where there are such hints.
-#[inline(always)]
-pub fn prefetch_soon<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for byte in (0..size_of_val(values)).step_by(64) {
-        // SAFETY: as in `prefetch`.
-        #[allow(unused_unsafe)]
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().cast::<i8>().wrapping_add(byte));
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
-}
-
 /// Types of which zero bytes are a value.
 pub trait Zero: sealed::Zero {
     /// That value.

@@ -13,7 +13,7 @@ mod vector;
 mod x86;
 
 pub use map::{Function, map};
-pub use memory::{HeadMut, LINES, Lines, Zero, Zeroed, lines, prefetch, prefetch_soon, stream_fence, until_line};
+pub use memory::{HeadMut, LINES, Lines, Zero, Zeroed, lines, prefetch, stream_fence, until_line};
 pub use vector::{Float, Portable, Vector};
 
 /// An instruction set that this machine is known to have.

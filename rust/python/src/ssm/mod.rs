@@ -5,4 +5,5 @@ pub(crate) mod conv;
 pub(crate) mod delta;
 pub(crate) mod linear;
 pub(crate) mod s4d;
+pub(crate) mod outer;
 pub(crate) mod selective;

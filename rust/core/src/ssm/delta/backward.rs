@@ -5,7 +5,7 @@
 //! `dg = dS' ⊙ S'` summed over values, and `e^g ⊙ dS'` is the gradient of the state before.
 
 use super::forward::Values;
-use super::packed::{HEAD, KEY, NONE, Packed, by_gate};
+use super::packed::{Packed, by_gate};
 use super::{Gate, Inputs, Part, Shape, Upstream};
 use crate::simd::{Float, HeadMut, Isa, Kernel, Vector};
 use crate::ssm::sequence::{BLOCK, Block, Sequences};
@@ -163,14 +163,14 @@ impl<T: Float> Kernel for Backward<'_, T> {
                     tile.gradients[t] = read_row(outputs.row(block.start + t), from);
                 }
                 let of_state = &mut of_states[index * registers..][..registers];
-                by_gate!(inputs.g, GATE => {
+                by_gate!(inputs.g, PER_KEY => {
                     // Loops of a length that is known, without masks.
                     if len == COLUMNS && unused.is_none() {
-                        keys.recompute::<GATE, true>(isa, &mut tile);
-                        keys.reverse::<GATE, true>(isa, COLUMNS, &mut tile, of_state, &mut sums);
+                        keys.recompute::<PER_KEY, true>(isa, &mut tile);
+                        keys.reverse::<PER_KEY, true>(isa, COLUMNS, &mut tile, of_state, &mut sums);
                     } else {
-                        keys.recompute::<GATE, false>(isa, &mut tile);
-                        keys.reverse::<GATE, false>(isa, len, &mut tile, of_state, &mut sums);
+                        keys.recompute::<PER_KEY, false>(isa, &mut tile);
+                        keys.reverse::<PER_KEY, false>(isa, len, &mut tile, of_state, &mut sums);
                     }
                 });
                 for t in 0..count {
@@ -327,7 +327,7 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
 
     /// The states of a tile from the first one.
     #[inline(always)]
-    fn recompute<const GATE: usize, const FULL: bool>(&self, isa: I, tile: &mut Tile<'_, T::Vector<I>>) {
+    fn recompute<const PER_KEY: bool, const FULL: bool>(&self, isa: I, tile: &mut Tile<'_, T::Vector<I>>) {
         let splat = |x| T::Vector::<I>::splat(isa, x);
         let (packed, registers) = (self.packed, self.registers);
         let mut erased = [splat(T::ZERO); COLUMNS];
@@ -349,7 +349,7 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
             }
             let (before, after) = tile.states[t * registers..(t + 2) * registers].split_at_mut(registers);
             for first in (0..COLUMNS).step_by(TOGETHER) {
-                let read = self.advance::<GATE, FULL>(isa, t, first, &u, before, after);
+                let read = self.advance::<PER_KEY, FULL>(isa, t, first, &u, before, after);
                 erased[first..first + TOGETHER].copy_from_slice(&read);
             }
         }
@@ -357,7 +357,7 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
 
     /// A step of a few columns of a state; gives what the next step erases.
     #[inline(always)]
-    fn advance<const GATE: usize, const FULL: bool>(
+    fn advance<const PER_KEY: bool, const FULL: bool>(
         &self,
         isa: I,
         t: usize,
@@ -371,17 +371,13 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
         let u: [_; TOGETHER] = std::array::from_fn(|c| splat(u[first + c]));
         let mut erased = [splat(T::ZERO); TOGETHER];
         let head_decay = splat(packed.head_decay[t]);
-        let decays = if GATE == KEY { &packed.decay } else { &packed.k };
+        let decays = if PER_KEY { &packed.decay } else { &packed.k };
         let vectors = self.step(&packed.k, t).zip(self.step(&packed.erase, t + 1)).zip(self.step(decays, t));
         for (register, ((before, after), ((k, erase), decay))) in before.iter().zip(after).zip(vectors).enumerate() {
             let (k, erase) = (k(isa), erase(isa));
-            let decay = if GATE == KEY { decay(isa) } else { head_decay };
+            let decay = if PER_KEY { decay(isa) } else { head_decay };
             for c in 0..TOGETHER {
-                let mut s = before[first + c];
-                if GATE != NONE {
-                    s = decay * s;
-                }
-                s = self.used::<FULL>(isa, register, k.mul_add(u[c], s));
+                let s = self.used::<FULL>(isa, register, k.mul_add(u[c], decay * before[first + c]));
                 after[first + c] = s;
                 erased[c] = erase.mul_add(s, erased[c]);
             }
@@ -391,7 +387,7 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
 
     /// The steps from the last to the first. `of_state` is the gradient of the state, after and then before them.
     #[inline(always)]
-    fn reverse<const GATE: usize, const FULL: bool>(
+    fn reverse<const PER_KEY: bool, const FULL: bool>(
         &self,
         isa: I,
         columns: usize,
@@ -419,18 +415,18 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
             let (u, of_v) = (tile.errors[t], of_u);
             let before = &tile.states[t * registers..(t + 1) * registers];
             let (head_decay, u_and_o) = (splat(packed.head_decay[t]), splat(u_and_o));
-            let decays = if GATE == KEY { &packed.decay } else { &packed.k };
+            let decays = if PER_KEY { &packed.decay } else { &packed.k };
             let vectors = self.step(&packed.q, t).zip(self.step(&packed.k, t)).zip(self.step(decays, t));
             let vectors = vectors.zip(self.step(&packed.k, t.saturating_sub(1)));
             let states = before.iter().zip(of_state.iter_mut());
             let into = sums.q[t * registers..].iter_mut().zip(&mut sums.k[t * registers..]);
-            let (of_gates, mut of_head_gate) = (if GATE == KEY { t * registers } else { t }, zero);
+            let of_gates = if PER_KEY { t * registers } else { t };
             of_writes = [zero; COLUMNS];
             for (register, (((before, of_state), (((q, k), decay), k_before)), (of_q, of_k))) in
                 states.zip(vectors).zip(into).enumerate()
             {
                 let (q, k, k_before) = (q(isa), k(isa), k_before(isa));
-                let decay = if GATE == KEY { decay(isa) } else { head_decay };
+                let decay = if PER_KEY { decay(isa) } else { head_decay };
                 // Two sums of each, added at the end: one would wait for itself.
                 let mut both = [ColumnSums { read: zero, written: zero, erased: zero, decayed: zero }; 2];
                 // Not a closure, which would have no instruction set where it is not inlined.
@@ -442,10 +438,8 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
                         $sums.written = g.mul_add(u, $sums.written);
                         g = self.used::<FULL>(isa, register, k.mul_add(minus, g));
                         $sums.erased = before[$c].mul_add(minus, $sums.erased);
-                        if GATE != NONE {
-                            $sums.decayed = g.mul_add(before[$c], $sums.decayed);
-                            g = self.used::<FULL>(isa, register, g * decay);
-                        }
+                        $sums.decayed = g.mul_add(before[$c], $sums.decayed);
+                        g = self.used::<FULL>(isa, register, g * decay);
                         of_state[$c] = g;
                         of_writes[$c] = k_before.mul_add(g, of_writes[$c]);
                     };
@@ -461,18 +455,10 @@ impl<T: Float, I: Isa> Keys<'_, T, I> {
                 let (read, written) = (a.read + b.read, a.written + b.written);
                 let (erased, decayed) = (a.erased + b.erased, a.decayed + b.decayed);
                 // S = Diag(e^g) (the state before) + k uᵀ.
-                let (read, erased) = if GATE == NONE { (read, erased) } else { (decay * read, decay * erased) };
-                *of_q = *of_q + k.mul_add(u_and_o, read);
-                *of_k = *of_k + (written + erased);
-                if GATE == HEAD {
-                    of_head_gate = of_head_gate + decayed;
-                } else if GATE == KEY {
-                    let sum = &mut sums.g[of_gates + register];
-                    *sum = decay.mul_add(decayed, *sum);
-                }
-            }
-            if GATE == HEAD {
-                sums.g[of_gates] = sums.g[of_gates] + of_head_gate;
+                *of_q = *of_q + k.mul_add(u_and_o, decay * read);
+                *of_k = *of_k + decay.mul_add(erased, written);
+                let of_gate = &mut sums.g[of_gates + if PER_KEY { register } else { 0 }];
+                *of_gate = if PER_KEY { decay.mul_add(decayed, *of_gate) } else { *of_gate + decayed };
             }
         }
     }

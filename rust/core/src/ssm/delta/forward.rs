@@ -1,6 +1,6 @@
 //! The whole sequence, values on the lanes.
 
-use super::packed::{KEY, NONE, Packed, by_gate};
+use super::packed::{Packed, by_gate};
 use super::{Inputs, Part, Shape};
 use crate::simd::{Float, HeadMut, Isa, Kernel, Vector};
 use crate::ssm::sequence::{BLOCK, Block, Sequences};
@@ -87,7 +87,7 @@ impl<T: Float> Kernel for Forward<'_, T> {
             by_tiles!(registers, |first, WIDTH| {
                 let tile = states[first * head_k..].as_chunks_mut::<WIDTH>().0;
                 let tile = &mut tile[..head_k];
-                by_gate!(inputs.g, GATE => scan::<T, I, WIDTH, GATE>(isa, &packed, &values, block, first, tile, &mut o));
+                by_gate!(inputs.g, PER_KEY => scan::<T, I, WIDTH, PER_KEY>(isa, &packed, &values, block, first, tile, &mut o));
             });
         }
         store_state(&states, head_k, registers, &mut last_state, 0);
@@ -138,7 +138,7 @@ impl<T> Values<'_, T> {
 
 /// A block of steps of a tile.
 #[inline(always)]
-fn scan<T: Float, I: Isa, const WIDTH: usize, const GATE: usize>(
+fn scan<T: Float, I: Isa, const WIDTH: usize, const PER_KEY: bool>(
     isa: I,
     packed: &Packed<T>,
     values: &Values<'_, T>,
@@ -165,16 +165,12 @@ fn scan<T: Float, I: Isa, const WIDTH: usize, const GATE: usize>(
         let head_decay = splat(packed.head_decay[t]);
         let (q, k, erase) = (at(&packed.q, t), at(&packed.k, t), at(&packed.erase, t + 1));
         // Not looked at without such a gate.
-        let decay = if GATE == KEY { at(&packed.decay, t) } else { k };
+        let decay = if PER_KEY { at(&packed.decay, t) } else { k };
         for ((state, (q, k)), (erase, decay)) in tile.iter_mut().zip(q.iter().zip(k)).zip(erase.iter().zip(decay)) {
             let (q, k, erase) = (splat(*q), splat(*k), splat(*erase));
-            let decay = if GATE == KEY { splat(*decay) } else { head_decay };
+            let decay = if PER_KEY { splat(*decay) } else { head_decay };
             for register in 0..WIDTH {
-                let mut s = state[register];
-                if GATE != NONE {
-                    s = decay * s;
-                }
-                s = k.mul_add(u[register], s);
+                let s = k.mul_add(u[register], decay * state[register]);
                 state[register] = s;
                 o[register] = q.mul_add(s, o[register]);
                 erased[register] = erase.mul_add(s, erased[register]);

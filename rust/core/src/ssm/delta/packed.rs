@@ -4,29 +4,16 @@ use super::{Gate, Inputs, Shape};
 use crate::simd::{Float, Isa, Vector};
 use crate::ssm::sequence::{BLOCK, Block};
 
-/// No gate.
-pub(super) const NONE: usize = 0;
-/// A gate for each head.
-pub(super) const HEAD: usize = 1;
-/// A gate for each channel of a key.
-pub(super) const KEY: usize = 2;
-
-/// `by_gate!(gate, GATE => expression)`: the expression with the kind of a gate as a constant.
+/// `by_gate!(gate, PER_KEY => expression)`: the expression with a constant that tells gates of channels of keys from those
+/// of heads; no gate is one of heads that is 1.
 macro_rules! by_gate {
-    ($gate:expr, $kind:ident => $work:expr) => {
-        match $gate {
-            $crate::ssm::delta::Gate::None => {
-                const $kind: usize = $crate::ssm::delta::packed::NONE;
-                $work
-            }
-            $crate::ssm::delta::Gate::Head(_) => {
-                const $kind: usize = $crate::ssm::delta::packed::HEAD;
-                $work
-            }
-            $crate::ssm::delta::Gate::Key(_) => {
-                const $kind: usize = $crate::ssm::delta::packed::KEY;
-                $work
-            }
+    ($gate:expr, $per_key:ident => $work:expr) => {
+        if matches!($gate, $crate::ssm::delta::Gate::Key(_)) {
+            const $per_key: bool = true;
+            $work
+        } else {
+            const $per_key: bool = false;
+            $work
         }
     };
 }
@@ -45,7 +32,7 @@ pub(super) struct Packed<T> {
     pub(super) erase: Vec<T>,
     /// e^g for each channel of a key, where there is such a gate.
     pub(super) decay: Vec<T>,
-    /// e^g for each step, where the gate is one of heads.
+    /// e^g for each step, where the gate is one of heads; 1 where there is none.
     pub(super) head_decay: [T; BLOCK],
     /// beta.
     pub(super) beta: [T; BLOCK],

@@ -1,6 +1,6 @@
 //! One step of decoding: two passes over a state, which is read and written where it lies.
 
-use super::packed::{KEY, NONE, Packed, by_gate};
+use super::packed::{Packed, by_gate};
 use super::{Inputs, Shape, forward};
 use crate::simd::{Float, Isa, Kernel, Vector};
 use crate::ssm::sequence::Block;
@@ -32,14 +32,14 @@ impl<T: Float> Kernel for Step<'_, T> {
             packed.pack(isa, shape, &inputs, (row, head, 1), Block { start: 0, end: 1, checkpoint: None });
             let v = &inputs.v[index * shape.head_v..][..shape.head_v];
             by_tiles!(registers, |first, WIDTH| {
-                by_gate!(inputs.g, GATE => step::<T, I, WIDTH, GATE>(isa, &packed, v, first, state, new_state, o));
+                by_gate!(inputs.g, PER_KEY => step::<T, I, WIDTH, PER_KEY>(isa, &packed, v, first, state, new_state, o));
             });
         }
     }
 }
 
 #[inline(always)]
-fn step<T: Float, I: Isa, const WIDTH: usize, const GATE: usize>(
+fn step<T: Float, I: Isa, const WIDTH: usize, const PER_KEY: bool>(
     isa: I,
     packed: &Packed<T>,
     v: &[T],
@@ -62,15 +62,12 @@ fn step<T: Float, I: Isa, const WIDTH: usize, const GATE: usize>(
     let u: [_; WIDTH] = std::array::from_fn(|register| beta * (v[register] - sums[register]));
     sums = [splat(T::ZERO); WIDTH];
     let rows = state.chunks_exact(head_v).zip(new_state.chunks_exact_mut(head_v));
-    let decay = if GATE == KEY { &packed.decay } else { &packed.k };
+    let decay = if PER_KEY { &packed.decay } else { &packed.k };
     for (((row, new_row), (q, k)), decay) in rows.zip(packed.q.iter().zip(&packed.k)).zip(decay) {
         let mut s: [_; WIDTH] = load::<T::Vector<I>, WIDTH>(isa, row, first);
-        let decay = if GATE == KEY { splat(*decay) } else { head_decay };
+        let decay = if PER_KEY { splat(*decay) } else { head_decay };
         for register in 0..WIDTH {
-            if GATE != NONE {
-                s[register] = decay * s[register];
-            }
-            s[register] = splat(*k).mul_add(u[register], s[register]);
+            s[register] = splat(*k).mul_add(u[register], decay * s[register]);
             sums[register] = splat(*q).mul_add(s[register], sums[register]);
         }
         store(s, new_row, first);

@@ -1,20 +1,23 @@
 //! The whole sequence.
 
 use super::Head;
-use super::pack::{
-    Keys, Mix, Span, load_tiles, padded_rows, pairs, prefetch, prefetch_out, read_columns, store_tiles, write_columns,
-};
+use super::pack::{Keys, Mix, Span, load_tiles, padded_rows, pairs, read_columns, store_tiles, write_columns};
 use super::tile::{CHUNK, CHUNKS, Columns, ROWS, scan};
 use crate::simd::{Float, HeadMut, Isa, Kernel, Vector};
 use crate::ssm::Sequences;
 
 /// One head of one row.
-pub(super) struct Forward<'a, T> {
-    pub(super) sequences: &'a Sequences<'a>,
-    pub(super) row: usize,
+pub(super) struct OneHead<'a, T> {
     pub(super) head: Head<'a, T>,
     pub(super) o: HeadMut<'a, T>,
     pub(super) last_state: HeadMut<'a, T>,
+}
+
+/// Heads of one row, side by side.
+pub(super) struct Forward<'a, T> {
+    pub(super) sequences: &'a Sequences<'a>,
+    pub(super) row: usize,
+    pub(super) heads: Vec<OneHead<'a, T>>,
 }
 
 /// Sets the steps that are not there to zero.
@@ -52,44 +55,47 @@ impl<T: Float> Kernel for Forward<'_, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { sequences, row, head, mut o, mut last_state } = self;
+        let Self { sequences, row, mut heads } = self;
+        let Some(OneHead { head: Head { head_k, head_v, .. }, .. }) = heads.first() else { return };
+        let (head_k, head_v) = (*head_k, *head_v);
         let zero = T::Vector::<I>::splat(isa, T::ZERO);
-        let row_tiles = head.head_k.div_ceil(ROWS);
-        let columns = pairs::<T, I>(head.head_v);
-        let mut keys = Keys::<T::Vector<I>>::new(isa, head.head_k);
-        let mut weights = vec![[[T::ZERO; ROWS]; 9]; padded_rows::<T, I>(head.head_k) * CHUNKS];
+        let row_tiles = head_k.div_ceil(ROWS);
+        let columns = pairs::<T, I>(head_v);
+        let mut keys = Keys::<T::Vector<I>>::new(isa, head_k);
+        let mut weights = vec![[[T::ZERO; ROWS]; 9]; padded_rows::<T, I>(head_k) * CHUNKS];
         let mut mix = [[[T::ZERO; CHUNK]; CHUNK]; CHUNKS];
         let mut values = vec![[[zero; 2]; CHUNK]; columns * CHUNKS];
-        let mut out = [[[zero; 2]; CHUNK]; CHUNKS];
         let mut outs = values.clone();
-        let mut states = vec![[[zero; 2]; ROWS]; columns * row_tiles];
-        if let Some(initial) = &head.initial_state {
-            load_tiles(isa, initial, head.head_k, &mut states);
-        }
-        clear_padding(sequences, row, &mut o);
-        let spans = Span::of(sequences, row);
-        for (nth, span) in spans.iter().enumerate() {
-            let span = *span;
-            if span.begins {
-                states.fill([[zero; 2]; ROWS]);
+        let mut states = vec![[[zero; 2]; ROWS]; heads.len() * columns * row_tiles];
+        for (head, states) in heads.iter_mut().zip(states.chunks_mut(columns * row_tiles)) {
+            if let Some(initial) = &head.head.initial_state {
+                load_tiles(isa, initial, head_k, states);
             }
+            clear_padding(sequences, row, &mut head.o);
+        }
+        for span in Span::of(sequences, row) {
             let chunks = span.chunks();
-            keys.read(isa, &head, span);
-            keys.weights(isa, chunks, &mut weights, &mut mix);
-            read_columns(isa, &head.v, span, &mut values);
-            prefetch(&head, None, spans.get(nth + 1));
-            prefetch_out(&mut o, spans.get(nth + 1));
-            for column in 0..columns {
-                let values = &values[column * CHUNKS..][..chunks];
-                mix_forward(isa, &mix[..chunks], values, &mut out[..chunks]);
-                for tile in 0..row_tiles {
-                    let weights = &weights[tile * CHUNKS..][..chunks];
-                    scan(isa, weights, None, values, &mut out, &mut states[column * row_tiles + tile]);
+            for (head, states) in heads.iter_mut().zip(states.chunks_mut(columns * row_tiles)) {
+                if span.begins {
+                    states.fill([[zero; 2]; ROWS]);
                 }
-                outs[column * CHUNKS..][..chunks].copy_from_slice(&out[..chunks]);
+                keys.read(isa, &head.head, span);
+                read_columns(isa, &head.head.v, span, &mut values);
+                keys.weights(isa, chunks, &mut weights, &mut mix);
+                for column in 0..columns {
+                    let values = &values[column * CHUNKS..][..chunks];
+                    let out = &mut outs[column * CHUNKS..][..chunks];
+                    mix_forward(isa, &mix[..chunks], values, out);
+                    for tile in 0..row_tiles {
+                        let weights = &weights[tile * CHUNKS..][..chunks];
+                        scan(isa, weights, None, values, out, &mut states[column * row_tiles + tile]);
+                    }
+                }
+                write_columns(isa, &outs, span, &mut head.o);
             }
-            write_columns(isa, &outs, span, &mut o);
         }
-        store_tiles(isa, &states, head.head_k, &mut last_state);
+        for (head, states) in heads.iter_mut().zip(states.chunks(columns * row_tiles)) {
+            store_tiles(isa, states, head_k, &mut head.last_state);
+        }
     }
 }

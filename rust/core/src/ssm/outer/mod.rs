@@ -24,6 +24,7 @@
 
 mod backward;
 mod forward;
+mod gradients;
 mod pack;
 mod step;
 mod tile;
@@ -111,6 +112,9 @@ pub struct Gradients<'a, T> {
 
 /// Fewer parts than this, and heads are split.
 const PARTS: usize = 4;
+
+/// Heads that go through the steps together are at most so many: their states stay in the second cache.
+const TOGETHER: usize = 8;
 
 /// The parts that share a head of q and k in the backward pass, each with its own sum of gradients, are at most so many.
 const SHARERS: usize = 8;
@@ -254,6 +258,12 @@ impl<'a, T: Float> Heads<'a, T> {
         }
     }
 
+    /// How many parts of the work, of so many heads each, are best taken together where there are `all` of them.
+    fn together(&self, all: usize, in_part: usize, threads: usize) -> usize {
+        let for_each_thread = all / threads.saturating_mul(2).max(1);
+        for_each_thread.clamp(1, (TOGETHER / in_part.max(1)).max(1))
+    }
+
     /// Views of an array of values, (batch, `seq_len`, `n_heads`, `head_v`), head by head.
     fn split_values<'b, U>(&self, values: &'b mut [U]) -> Vec<HeadMut<'b, U>> {
         HeadMut::split(values, self.seq_len, self.count(), self.width())
@@ -284,11 +294,20 @@ pub fn forward<T: Float>(
         return Ok(());
     }
     let heads = Heads { shape, seq_len, splits: shape.splits(rows), inputs, initial_state };
-    let views = heads.split_values(outputs.o).into_iter().zip(heads.split_states(outputs.last_state));
-    let work = views.enumerate().collect();
-    parallel::for_each_polled(execution.threads, work, execution.poll, |(at, (o, last_state))| {
-        let (row, head) = (at / heads.count(), heads.get(at / heads.count(), at % heads.count()));
-        execution.level.run(forward::Forward { sequences, row, head, o, last_state });
+    let together = heads.together(rows * heads.count(), 1, execution.threads);
+    let mut views = heads.split_values(outputs.o).into_iter().zip(heads.split_states(outputs.last_state));
+    let mut work = Vec::new();
+    for row in 0..rows {
+        for first in (0..heads.count()).step_by(together) {
+            let these = first..heads.count().min(first + together);
+            let views = these.zip(&mut views);
+            let each =
+                views.map(|(head, (o, last_state))| forward::OneHead { head: heads.get(row, head), o, last_state });
+            work.push(forward::Forward { sequences, row, heads: each.collect() });
+        }
+    }
+    parallel::for_each_polled(execution.threads, work, execution.poll, |part| {
+        execution.level.run(part);
         Ok(())
     })
 }

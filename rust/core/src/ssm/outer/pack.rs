@@ -2,8 +2,11 @@
 
 use super::tile::{CHUNK, CHUNKS, Columns, DECAY, Pair, READ, ROWS, RowWeights, SPAN, Tile, WRITE};
 use super::{Head, HeadGate, Rows};
-use crate::simd::{Float, HeadMut, Isa, Vector, prefetch_soon};
+use crate::simd::{Float, HeadMut, Isa, Vector};
 use crate::ssm::Sequences;
+
+/// Every so many blocks' last states are kept in the backward pass.
+const KEEP: usize = 4;
 
 /// Consecutive steps of one example, at most [`SPAN`].
 #[derive(Debug, Clone, Copy)]
@@ -12,19 +15,24 @@ pub(super) struct Span {
     pub(super) end: usize,
     /// Whether the state before it is zero.
     pub(super) begins: bool,
-    /// The block that it is the last span of.
-    pub(super) ends: Option<usize>,
+    /// Which of the kept states is that after it.
+    pub(super) keeps: Option<usize>,
 }
 
 impl Span {
     /// Of a row, in order.
     pub(super) fn of(sequences: &Sequences<'_>, row: usize) -> Vec<Self> {
+        let blocks = sequences.blocks(row);
         let mut spans = Vec::new();
-        for (nth, block) in sequences.blocks(row).into_iter().enumerate() {
+        let mut kept = 0;
+        for (nth, block) in blocks.iter().enumerate() {
+            let keeps = nth % KEEP == KEEP - 1 || nth + 1 == blocks.len();
             for start in (block.start..block.end).step_by(SPAN) {
                 let end = block.end.min(start + SPAN);
                 let begins = start == block.start && block.checkpoint.is_none();
-                spans.push(Self { start, end, begins, ends: (end == block.end).then_some(nth) });
+                let keeps = (keeps && end == block.end).then_some(kept);
+                kept += usize::from(keeps.is_some());
+                spans.push(Self { start, end, begins, keeps });
             }
         }
         spans
@@ -255,32 +263,6 @@ pub(super) fn write_columns<V: Vector>(isa: V::Isa, from: &[Columns<V>], span: S
                 store(isa, from[chunk][nth][1], row, start + V::LANES, false);
             }
         }
-    }
-}
-
-/// Asks early for what the steps of a span read.
-#[inline(always)]
-pub(super) fn prefetch<T: Float>(head: &Head<'_, T>, upstream: Option<&Rows<'_, T>>, span: Option<&Span>) {
-    let Some(span) = span else { return };
-    for step in span.start..span.end {
-        prefetch_soon(head.q.row(step));
-        prefetch_soon(head.k.row(step));
-        prefetch_soon(head.v.row(step));
-        if let HeadGate::Channel(gates) = &head.gate {
-            prefetch_soon(gates.row(step));
-        }
-        if let Some(upstream) = upstream {
-            prefetch_soon(upstream.row(step));
-        }
-    }
-}
-
-/// Asks early for what the steps of a span write: a store to what is not there holds up all later ones.
-#[inline(always)]
-pub(super) fn prefetch_out<T: Float>(out: &mut HeadMut<'_, T>, span: Option<&Span>) {
-    let Some(span) = span else { return };
-    for step in span.start..span.end {
-        prefetch_soon(out.row(step));
     }
 }
 
