@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from ngram_copy.ssm import conv, delta, linear, s4d, selective
+from ngram_copy.ssm import conv, delta, linear, outer, s4d, selective
 
 Array = NDArray[Any]
 Arrays = Sequence[Any]
@@ -39,24 +39,28 @@ def _checkpointed(inputs: Callable[..., Any], forward: Callable[..., Any], backw
     return Kernel(run, back)
 
 
-def _conv_forward(given: Arrays, state: Array | None, steps: NumpySteps, threads: int, _: bool) -> Any:
-    return (*conv.conv_forward(conv.ConvInputs(*given), state, steps, threads=threads), None)
+def _from_the_start(inputs: Callable[..., Any], forward: Callable[..., Any], backward: Callable[..., Any]) -> Kernel:
+    """A primitive whose gradients need no state but the first."""
+
+    def run(given: Arrays, state: Array | None, steps: NumpySteps, threads: int, _: bool) -> Any:
+        return (*forward(inputs(*given), state, steps, threads=threads), None)
+
+    def back(given: Arrays, state: Any, _: Array, of_y: Array, of_last: Any, steps: NumpySteps, threads: int) -> Any:
+        return backward(inputs(*given), state, of_y, of_last, steps, threads=threads)
+
+    return Kernel(run, back)
 
 
-def _conv_backward(
-    given: Arrays, state: Array | None, _: Array, of_y: Array, of_last: Any, steps: NumpySteps, threads: int
-) -> Arrays:
-    return conv.conv_backward(conv.ConvInputs(*given), state, of_y, of_last, steps, threads=threads)
+def _from_the_output(inputs: Callable[..., Any], forward: Callable[..., Any], backward: Callable[..., Any]) -> Kernel:
+    """A primitive whose output is all of its states."""
 
+    def run(given: Arrays, state: Array | None, steps: NumpySteps, threads: int, _: bool) -> Any:
+        return (*forward(inputs(*given), state, steps, threads=threads), None)
 
-def _linear_forward(given: Arrays, state: Array | None, steps: NumpySteps, threads: int, _: bool) -> Any:
-    return (*linear.linear_forward(linear.LinearInputs(*given), state, steps, threads=threads), None)
+    def back(given: Arrays, state: Any, h: Array, of_h: Array, of_last: Any, steps: NumpySteps, threads: int) -> Any:
+        return backward(inputs(*given), state, h, of_h, of_last, steps, threads=threads)
 
-
-def _linear_backward(
-    given: Arrays, state: Array | None, h: Array, of_h: Array, of_last: Any, steps: NumpySteps, threads: int
-) -> Arrays:
-    return linear.linear_backward(linear.LinearInputs(*given), state, h, of_h, of_last, steps, threads=threads)
+    return Kernel(run, back)
 
 
 KERNELS = {
@@ -64,9 +68,10 @@ KERNELS = {
         selective.SelectiveInputs, selective.selective_forward, selective.selective_backward
     ),
     "s4d_scan": _checkpointed(s4d.S4dInputs, s4d.s4d_forward, s4d.s4d_backward),
-    "linear_scan": Kernel(_linear_forward, _linear_backward),
+    "linear_scan": _from_the_output(linear.LinearInputs, linear.linear_forward, linear.linear_backward),
+    "outer": _from_the_start(outer.OuterInputs, outer.outer_forward, outer.outer_backward),
     "delta": _checkpointed(delta.DeltaInputs, delta.delta_forward, delta.delta_backward),
-    "causal_conv1d": Kernel(_conv_forward, _conv_backward),
+    "causal_conv1d": _from_the_start(conv.ConvInputs, conv.conv_forward, conv.conv_backward),
 }
 """The kernels that the core has."""
 
