@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from ngram_copy.ssm import delta, selective
+from ngram_copy.ssm import conv, delta, linear, outer, s4d, selective
 
 Array = NDArray[Any]
 Arrays = Sequence[Any]
@@ -39,11 +39,39 @@ def _checkpointed(inputs: Callable[..., Any], forward: Callable[..., Any], backw
     return Kernel(run, back)
 
 
+def _from_the_start(inputs: Callable[..., Any], forward: Callable[..., Any], backward: Callable[..., Any]) -> Kernel:
+    """A primitive whose gradients need no state but the first."""
+
+    def run(given: Arrays, state: Array | None, steps: NumpySteps, threads: int, _: bool) -> Any:
+        return (*forward(inputs(*given), state, steps, threads=threads), None)
+
+    def back(given: Arrays, state: Any, _: Array, of_y: Array, of_last: Any, steps: NumpySteps, threads: int) -> Any:
+        return backward(inputs(*given), state, of_y, of_last, steps, threads=threads)
+
+    return Kernel(run, back)
+
+
+def _from_the_output(inputs: Callable[..., Any], forward: Callable[..., Any], backward: Callable[..., Any]) -> Kernel:
+    """A primitive whose output is all of its states."""
+
+    def run(given: Arrays, state: Array | None, steps: NumpySteps, threads: int, _: bool) -> Any:
+        return (*forward(inputs(*given), state, steps, threads=threads), None)
+
+    def back(given: Arrays, state: Any, h: Array, of_h: Array, of_last: Any, steps: NumpySteps, threads: int) -> Any:
+        return backward(inputs(*given), state, h, of_h, of_last, steps, threads=threads)
+
+    return Kernel(run, back)
+
+
 KERNELS = {
     "selective_scan": _checkpointed(
         selective.SelectiveInputs, selective.selective_forward, selective.selective_backward
     ),
+    "s4d_scan": _checkpointed(s4d.S4dInputs, s4d.s4d_forward, s4d.s4d_backward),
+    "linear_scan": _from_the_output(linear.LinearInputs, linear.linear_forward, linear.linear_backward),
+    "outer": _from_the_start(outer.OuterInputs, outer.outer_forward, outer.outer_backward),
     "delta": _checkpointed(delta.DeltaInputs, delta.delta_forward, delta.delta_backward),
+    "causal_conv1d": _from_the_start(conv.ConvInputs, conv.conv_forward, conv.conv_backward),
 }
 """The kernels that the core has."""
 

@@ -90,7 +90,7 @@ PRIMITIVES = {
         {"scale": "float"},
         y="v",
         state="batch v_heads head_k head_v",
-        kept="batch v_heads blocks head_k head_v",
+        kept="",
     ),
     "delta": Primitive(
         {
