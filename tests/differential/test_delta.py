@@ -190,9 +190,9 @@ def test_gradients_are_finite_differences(kind):
 )
 def test_errors_name_the_argument(change, message):
     q, k, v, g, beta, state = arrays(5, 2, 3, 1, 2, 5, 4, "gated")
-    given_arguments = {"q": q, "k": k, "v": v, "g": g, "beta": beta, "initial_state": state} | change
+    given_arguments = {"q": q, "k": k, "v": v, "g": g, "beta": beta, "initial_state": state}
     with pytest.raises(ValueError, match=message):
-        ssm.gated_delta_rule(**given_arguments)
+        ssm.gated_delta_rule(**given_arguments | change)
     with pytest.raises(TypeError, match=r"^q must be float32 or float64, not complex128$"):
         ssm.gated_delta_rule(**given_arguments | {"q": q.astype(complex)})
 

@@ -16,7 +16,6 @@ from ngram_copy.ssm.delta import (
     l2_normalise,
 )
 from ngram_copy.ssm.linear import linear_scan, linear_step, lru_scan, lru_step, rg_lru, rg_lru_step
-from ngram_copy.ssm.s4d import s4d_scan, s4d_state_update, zero_order_hold
 from ngram_copy.ssm.outer import (
     gated_linear_attention,
     gated_linear_attention_step,
@@ -27,6 +26,7 @@ from ngram_copy.ssm.outer import (
     retention,
     retention_step,
 )
+from ngram_copy.ssm.s4d import s4d_scan, s4d_state_update, zero_order_hold
 from ngram_copy.ssm.selective import selective_scan, selective_state_update
 
 __all__ = [
@@ -41,20 +41,20 @@ __all__ = [
     "kimi_delta_attention",
     "kimi_delta_attention_step",
     "l2_normalise",
+    "linear_attention",
+    "linear_attention_step",
     "linear_scan",
     "linear_step",
     "lru_scan",
     "lru_step",
-    "rg_lru",
-    "rg_lru_step",
-    "s4d_scan",
-    "s4d_state_update",
-    "linear_attention",
-    "linear_attention_step",
     "mamba2_scan",
     "mamba2_state_update",
     "retention",
     "retention_step",
+    "rg_lru",
+    "rg_lru_step",
+    "s4d_scan",
+    "s4d_state_update",
     "selective_scan",
     "selective_state_update",
     "zero_order_hold",

@@ -343,7 +343,8 @@ def _run(
     resets: ArrayLike | None,
     threads: SupportsIndex,
 ) -> tuple[Floats, Floats]:
-    steps = as_steps(*inputs.q.shape[:2], lengths, padding, resets)
+    batch, seq_len = inputs.q.shape[:2]
+    steps = as_steps(batch, seq_len, lengths, padding, resets)
     o, last_state, _ = delta_forward(inputs, state, steps, threads=as_threads(threads), checkpoints=False)
     return o, last_state
 
@@ -359,6 +360,7 @@ def _step(
     threads: SupportsIndex,
 ) -> tuple[Floats, Floats]:
     inputs, given = _checked(q, k, v, g, beta, scale, "state", state, ("batch",))
+    assert given is not None
     o, new_state = np.empty_like(inputs.v), np.empty(inputs.state_shape, inputs.v.dtype)
     _rust.delta_rule_step(len(inputs.q), inputs.sizes, inputs, given, as_threads(threads), (o, new_state))
     return o, new_state

@@ -221,7 +221,8 @@ def mamba2_scan(
     inputs, ends, state = _mamba2(
         x, dt, A, B, C, D, z, dt_bias, dt_softplus, "initial_state", initial_state, ("batch", "seq_len")
     )
-    steps = as_steps(*inputs.q.shape[:2], lengths, padding, resets)
+    batch, seq_len = inputs.q.shape[:2]
+    steps = as_steps(batch, seq_len, lengths, padding, resets)
     transposed = None if state is None else np.ascontiguousarray(state.swapaxes(-1, -2))
     y, last_state = outer_forward(inputs, transposed, steps, threads=as_threads(threads))
     ends.finish(y)
@@ -412,7 +413,8 @@ def _run(
     resets: ArrayLike | None,
     threads: SupportsIndex,
 ) -> tuple[Floats, Floats]:
-    steps = as_steps(*inputs.q.shape[:2], lengths, padding, resets)
+    batch, seq_len = inputs.q.shape[:2]
+    steps = as_steps(batch, seq_len, lengths, padding, resets)
     return outer_forward(inputs, state, steps, threads=as_threads(threads))
 
 
@@ -496,7 +498,7 @@ def _mamba2(
     state: ArrayLike | None,
     tokens: tuple[str, ...],
 ) -> tuple[OuterInputs, _Ends, Floats | None]:
-    """Mamba-2 as a member of the family: C reads as q, B is written as k, Δ x as v, and Δ A is the log-gate of a head."""
+    """Mamba-2 as a member of the family: C reads as q, B is written as k, Δ x as v, and Δ A is a head's log-gate."""
     dtype = common_dtype(x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, **{state_name: state})
     of_x, groups = (*tokens, "n_heads", "head_dim"), (*tokens, "n_groups", "d_state")
     values = as_floats("x", x, dtype, of_x)

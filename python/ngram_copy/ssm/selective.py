@@ -37,7 +37,8 @@ class SelectiveInputs(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int, int]:
         """d_model, d_state, groups: as the core takes them."""
-        return (*self.A.shape, self.B.shape[1])  # type: ignore[return-value]
+        d_model, d_state = self.A.shape
+        return d_model, d_state, self.B.shape[1]
 
 
 def selective_scan(

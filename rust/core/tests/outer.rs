@@ -220,7 +220,7 @@ fn case() -> impl Strategy<Value = Case> {
     (1_usize..=3, seq_len, shape(), kind, any::<[bool; 6]>(), any::<u64>()).prop_map(
         |(batch, seq_len, shape, kind, [has_lengths, left, has_resets, dense, initial, of_last], seed)| {
             let mut numbers = Numbers(seed ^ 1);
-            let mut below = |limit: usize| ((numbers.next() + 1.0) / 2.0 * limit as f64) as usize;
+            let mut below = |limit: usize| (numbers.next().midpoint(1.0) * limit as f64) as usize;
             let lengths = has_lengths.then(|| (0..batch).map(|_| below(seq_len + 1)).collect());
             let resets =
                 has_resets.then(|| (0..batch * seq_len).map(|_| below(if dense { 3 } else { 40 }) == 0).collect());
@@ -286,7 +286,9 @@ proptest! {
         let longest = lengths.iter().copied().max().unwrap();
         let starts: Vec<usize> = lengths.iter().scan(0, |sum, length| { *sum += length; Some(*sum - length) }).collect();
         let mut resets = vec![false; total];
-        starts.iter().for_each(|start| resets[*start] = true);
+        for start in &starts {
+            resets[*start] = true;
+        }
         let packed = Case {
             batch: 1, seq_len: total, resets: Some(resets), lengths: None, initial: false, of_last: false, ..case
         };

@@ -32,8 +32,9 @@ mod _rust {
     #[pymodule_export]
     use super::ssm::linear::{linear_scan, linear_scan_backward, linear_step};
     #[pymodule_export]
-    use super::ssm::s4d::{s4d_scan, s4d_scan_backward, s4d_state_update};
     use super::ssm::outer::{outer, outer_backward, outer_step};
+    #[pymodule_export]
+    use super::ssm::s4d::{s4d_scan, s4d_scan_backward, s4d_state_update};
     #[pymodule_export]
     use super::ssm::selective::{selective_scan, selective_scan_backward, selective_state_update};
     #[pymodule_export]

@@ -122,7 +122,9 @@ pub fn outer_backward(
         let mut state = at.initial(inputs);
         for t in sequences.steps(at.row) {
             if sequences.begins(at.row, t) {
-                state.iter_mut().for_each(|row| row.fill(0.0));
+                for row in &mut state {
+                    row.fill(0.0);
+                }
             }
             before.push(state.clone());
             for (k, row) in state.iter_mut().enumerate() {

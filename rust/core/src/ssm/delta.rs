@@ -156,7 +156,7 @@ impl Shape {
     fn pieces(&self, rows: usize) -> usize {
         let most = self.head_v / PIECE;
         let wanted = ENOUGH.div_ceil((rows * self.n_heads).max(1));
-        let mut fitting = (1..=most).filter(|pieces| self.head_v % (pieces * PIECE) == 0);
+        let mut fitting = (1..=most).filter(|pieces| self.head_v.is_multiple_of(pieces * PIECE));
         fitting.clone().find(|pieces| *pieces >= wanted).or_else(|| fitting.next_back()).unwrap_or(1)
     }
 

@@ -4,6 +4,6 @@ pub(crate) mod arrays;
 pub(crate) mod conv;
 pub(crate) mod delta;
 pub(crate) mod linear;
-pub(crate) mod s4d;
 pub(crate) mod outer;
+pub(crate) mod s4d;
 pub(crate) mod selective;

@@ -63,8 +63,7 @@ pub(crate) fn outer(
 }
 
 /// Gradients of q, k, v, g and the initial state, to write to.
-type GradientArrays<'py> =
-    (FloatsMut<'py>, FloatsMut<'py>, FloatsMut<'py>, Option<FloatsMut<'py>>, FloatsMut<'py>);
+type GradientArrays<'py> = (FloatsMut<'py>, FloatsMut<'py>, FloatsMut<'py>, Option<FloatsMut<'py>>, FloatsMut<'py>);
 
 /// `upstream`: gradient of o, gradient of the last state.
 #[pyfunction]

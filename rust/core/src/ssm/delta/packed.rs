@@ -89,27 +89,24 @@ impl<T: Float> Packed<T> {
             let into = self.q[to.clone()].chunks_mut(lanes).zip(self.k[to.clone()].chunks_mut(lanes));
             let into = into.zip(self.erase[to.clone()].chunks_mut(lanes));
             let from = q.chunks(lanes).zip(k.chunks(lanes));
-            match inputs.g {
-                Gate::Key(g) => {
-                    let at = ((token + t) * shape.n_heads + head) * head_k;
-                    let g = g[at..at + head_k].chunks(lanes).zip(self.decay[to].chunks_mut(lanes));
-                    for ((((q_to, k_to), erase), (q, k)), (g, decay)) in into.zip(from).zip(g) {
-                        let k = T::Vector::<I>::load(isa, k);
-                        let factor = T::exp(isa, T::Vector::<I>::load(isa, g));
-                        (T::Vector::<I>::load(isa, q) * scale).store(q_to);
-                        k.store(k_to);
-                        (factor * k).store(erase);
-                        factor.store(decay);
-                    }
+            if let Gate::Key(g) = inputs.g {
+                let at = ((token + t) * shape.n_heads + head) * head_k;
+                let g = g[at..at + head_k].chunks(lanes).zip(self.decay[to].chunks_mut(lanes));
+                for ((((q_to, k_to), erase), (q, k)), (g, decay)) in into.zip(from).zip(g) {
+                    let k = T::Vector::<I>::load(isa, k);
+                    let factor = T::exp(isa, T::Vector::<I>::load(isa, g));
+                    (T::Vector::<I>::load(isa, q) * scale).store(q_to);
+                    k.store(k_to);
+                    (factor * k).store(erase);
+                    factor.store(decay);
                 }
-                _ => {
-                    let factor = T::Vector::<I>::splat(isa, self.head_decay[t]);
-                    for (((q_to, k_to), erase), (q, k)) in into.zip(from) {
-                        let k = T::Vector::<I>::load(isa, k);
-                        (T::Vector::<I>::load(isa, q) * scale).store(q_to);
-                        k.store(k_to);
-                        (factor * k).store(erase);
-                    }
+            } else {
+                let factor = T::Vector::<I>::splat(isa, self.head_decay[t]);
+                for (((q_to, k_to), erase), (q, k)) in into.zip(from) {
+                    let k = T::Vector::<I>::load(isa, k);
+                    (T::Vector::<I>::load(isa, q) * scale).store(q_to);
+                    k.store(k_to);
+                    (factor * k).store(erase);
                 }
             }
         }

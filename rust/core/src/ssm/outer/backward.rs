@@ -98,7 +98,7 @@ pub(super) fn run<T: Float>(
     let mut each = heads.split_values(v).into_iter().zip(heads.split_states(initial_state)).zip(&mut constants);
     let mut work = Vec::new();
     let all_parts = rows * shape.n_heads_k * sharers;
-    let together = heads.together(all_parts, in_part, execution.threads);
+    let together = Heads::<T>::together(all_parts, in_part, execution.threads);
     for row in 0..rows {
         let mut parts = Vec::with_capacity(shape.n_heads_k * sharers);
         for (shared, sharer) in (0..shape.n_heads_k).flat_map(|shared| (0..sharers).map(move |sharer| (shared, sharer)))

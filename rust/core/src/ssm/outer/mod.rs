@@ -4,14 +4,14 @@
 //! each head), Mamba-2 (a number for each head and step), gated linear attention (one for each key channel too).
 //!
 //! Four steps are taken at once ([`tile`]): with b the products of decays inside these, `S_4 = b_4 S_0 + Σ_s (b_4 / b_s)
-//! k_s v_sᵀ` and `o_t = (b_t q_t)ᵀ S_0 + Σ_{s≤t} (q_tᵀ (b_t / b_s) k_s) v_s`, where each b_t / b_s is a product of decays,
+//! k_s v_sᵀ` and `o_t = (b_t q_t)ᵀ S_0 + Σ_{s≤t} (q_tᵀ (b_t / b_s) k_s) v_s`, where each `b_t` / `b_s` is a product of decays,
 //! not a quotient: 9 multiplications an element of the state where step by step there are 12, and nothing overflows that
 //! would not in the recurrence. The backward pass has the same form with the roles of its arrays exchanged
 //! ([`backward`](mod@backward)); it keeps no states of the forward pass.
 //!
 //! mLSTM fits as it stands: its normaliser is one more column of S, where v is 1, and its running maximum only changes
 //! g and the scale of k, which are read in one place ([`pack`]). So does Mamba-3: the second term of step t + 1 has the
-//! value v_t again, so that it only changes the weights `(b_t / b_s) k_s` that [`pack`] computes, with one step carried
+//! value `v_t` again, so that it only changes the weights `(b_t / b_s) k_s` that [`pack`] computes, with one step carried
 //! from block to block.
 
 #![allow(
@@ -150,7 +150,7 @@ impl Shape {
     fn splits(&self, rows: usize) -> usize {
         let wanted = PARTS.div_ceil((rows * self.n_heads).max(1));
         let mut splits = 1;
-        while splits < wanted && self.head_v % (2 * splits) == 0 && self.head_v / (2 * splits) >= 16 {
+        while splits < wanted && self.head_v.is_multiple_of(2 * splits) && self.head_v / (2 * splits) >= 16 {
             splits *= 2;
         }
         splits
@@ -259,7 +259,7 @@ impl<'a, T: Float> Heads<'a, T> {
     }
 
     /// How many parts of the work, of so many heads each, are best taken together where there are `all` of them.
-    fn together(&self, all: usize, in_part: usize, threads: usize) -> usize {
+    fn together(all: usize, in_part: usize, threads: usize) -> usize {
         let for_each_thread = all / threads.saturating_mul(2).max(1);
         for_each_thread.clamp(1, (TOGETHER / in_part.max(1)).max(1))
     }
@@ -294,7 +294,7 @@ pub fn forward<T: Float>(
         return Ok(());
     }
     let heads = Heads { shape, seq_len, splits: shape.splits(rows), inputs, initial_state };
-    let together = heads.together(rows * heads.count(), 1, execution.threads);
+    let together = Heads::<T>::together(rows * heads.count(), 1, execution.threads);
     let mut views = heads.split_values(outputs.o).into_iter().zip(heads.split_states(outputs.last_state));
     let mut work = Vec::new();
     for row in 0..rows {
