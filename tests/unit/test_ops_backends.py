@@ -296,14 +296,16 @@ def test_mamba_selective_scan(name, lengths, monkeypatch):
 def test_mamba_steps(name, monkeypatch):
     """Through the public functions, on CPU tensors that are said to be on a GPU."""
     path = "mamba_ssm.ops.triton.selective_state_update"
-    stand_in(monkeypatch, path, "selective_state_update", selective_state_update)
+    calls = stand_in(monkeypatch, path, "selective_state_update", selective_state_update)
     case = case_of(name)
     module = "mamba2" if "mamba2" in name else "selective"
+    monkeypatch.setattr(rust, "direct", lambda *_, **__: None)
     monkeypatch.setattr(f"ngram_copy.models.ops.{module}.choose", lambda *_: "mamba_ssm")
     arguments, state = case.arguments(2, 1, torch.float32), case.initial_state(2, torch.float32)
     before = state.clone()
     found = case.one_step(state, arguments, 0)
     assert torch.equal(state, before)
+    assert len(calls) == 1
     y, last = case.oracle(arguments, initial_state=state)
     torch.testing.assert_close(found, (y.select(case.output_time, 0), last))
 
@@ -343,6 +345,7 @@ def test_public_functions_reach_the_packages(case, monkeypatch):
 
     for kind in (external.fla_scan, external.fla_step, external.mamba_selective_scan, external.mamba2_scan):
         monkeypatch.setattr(external, kind.__name__, record(kind))
+    monkeypatch.setattr(rust, "direct", lambda *_, **__: None)
     for module in ("outer", "delta", "selective", "mamba2"):
         monkeypatch.setattr(f"ngram_copy.models.ops.{module}.choose", lambda *_: package)
     arguments = case.arguments(2, 5, torch.float32)
