@@ -17,6 +17,9 @@ from ngram_copy.models.ops import chunks, rust
 
 COMPILED = ["selective-full-groups", "lru-full", "gated_delta", "conv-full"]
 RUST = [case for case in CASES if rust.has(case.function)]
+FACES = {"selective", "lru", "lru-full", "rg_lru", "mamba2", "mamba2-full", "mamba2-groups", "conv"}
+OPS = [case for case in RUST if case.id not in FACES]
+"""One case for each kind of arguments of each op."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +54,7 @@ def called(case, monkeypatch, **common):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of opcheck's own
 @pytest.mark.parametrize("common", [False, True], ids=["plain", "padded"])
-@pytest.mark.parametrize("case", RUST, ids=by_id)
+@pytest.mark.parametrize("case", OPS, ids=by_id)
 def test_opcheck(case, common, monkeypatch):
     options = {}
     if common:
@@ -73,7 +76,7 @@ def test_opcheck(case, common, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("case", RUST, ids=by_id)
+@pytest.mark.parametrize("case", OPS, ids=by_id)
 def test_there_are_no_second_derivatives_in_rust(case):
     arguments = leaves(case.arguments(1, 3))
     y, _ = case.run(arguments, backend="rust")
@@ -191,7 +194,7 @@ def test_on_a_fake_gpu_nothing_is_on_the_cpu(case):
         assert y.device.type == last.device.type == "cuda"
 
 
-@pytest.mark.parametrize("case", RUST, ids=by_id)
+@pytest.mark.parametrize("case", OPS, ids=by_id)
 def test_fake_kernels_refuse_tensors_of_two_devices(case, monkeypatch):
     name, arrays, settings, state, _ = called(case, monkeypatch)
     op = getattr(torch.ops.ngram_copy, name).default

@@ -130,9 +130,7 @@ def causal_conv1d_update(
     sizes = {"batch": row.shape[0], "channels": channels}
     inputs = ConvInputs(row, taps, optional_floats("bias", bias, dtype, ("channels",), **sizes), _is_silu(activation))
     given = as_floats("state", state, dtype, ("batch", "channels", kernel - 1), **sizes)
-    y, new_state = np.empty_like(row), np.empty_like(given)
-    _rust.causal_conv1d_update(row.shape[0], inputs.sizes, inputs, given, as_threads(threads), (y, new_state))
-    return y, new_state
+    return conv_step(inputs, given, threads=as_threads(threads))
 
 
 # --- What the torch ops call ----------------------------------------------------------------------------
@@ -165,6 +163,13 @@ def conv_forward(
     last_state = np.empty((y.shape[0], channels, kernel - 1), y.dtype)
     _rust.causal_conv1d(steps, inputs.sizes, inputs, initial_state, threads, (y, last_state))
     return y, last_state
+
+
+def conv_step(inputs: ConvInputs, state: Floats, *, threads: int) -> tuple[Floats, Floats]:
+    """Make one step of checked inputs, which have no axis of time; y and the new state."""
+    y, new_state = np.empty_like(inputs.x), np.empty_like(state)
+    _rust.causal_conv1d_update(len(state), inputs.sizes, inputs, state, threads, (y, new_state))
+    return y, new_state
 
 
 def conv_backward(

@@ -35,7 +35,8 @@ def without_autocast(function: Callable[P, Pair]) -> Callable[P, Pair]:
 
     @functools.wraps(function)
     def exact(*args: P.args, **kwargs: P.kwargs) -> Pair:
-        kind = next((value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), "cpu")
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        kind = "cpu" if not isinstance(first, Tensor) or first.is_cpu else first.device.type
         if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
             return function(*args, **kwargs)
         with torch.autocast(kind, enabled=False):

@@ -96,8 +96,8 @@ def causal_conv1d_update(
     TypeError, ValueError
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
-    if backend in {"auto", "rust"}:
-        done = rust.face("causal_conv1d_update", state, x, weight, bias, activation=activation)
+    if backend in {"auto", "rust"} and activation in {None, "silu"}:
+        done = rust.conv_step(state, x, weight, bias, silu=activation == "silu")
         if done is not None:
             return done
     check = Checker()

@@ -7,7 +7,6 @@ way back.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from ngram_copy import ssm
 from ngram_copy.models.ops.arguments import Checker, Steps, to_real
 from ngram_copy.models.ops.kernels import KERNELS, PRIMITIVE_OF, Array, NumpySteps
-from ngram_copy.ssm import selective
+from ngram_copy.ssm import conv, selective
 
 BLOCK = 64
 """Steps between two states that are kept for a backward pass."""
@@ -40,7 +39,6 @@ class Primitive(NamedTuple):
 
 
 OUTPUT = "output"
-_DOUBLE = {torch.float64, torch.complex128}
 
 PRIMITIVES = {
     "selective_scan": Primitive(
@@ -146,20 +144,41 @@ def selective_step(state: Tensor, *tensors: Tensor | None, dt_softplus: bool) ->
     return direct(step, state, *tensors)
 
 
+def conv_step(state: Tensor, *tensors: Tensor | None, silu: bool) -> tuple[Tensor, Tensor] | None:
+    """One step of the convolution on x, weight, bias, as :func:`direct` does it."""
+
+    def step(given: Array, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array] | None:
+        rows, taps = x.shape, weight.shape
+        fits = (
+            given.shape == (*rows, taps[-1] - 1) and taps[:-1] == rows[1:] and (bias is None or bias.shape == rows[1:])
+        )
+        if not fits:
+            return None
+        return conv.conv_step(conv.ConvInputs(x, weight, bias, silu), given, threads=torch.get_num_threads())
+
+    return direct(step, state, *tensors)
+
+
 def face(function: str, *tensors: Tensor | None, **options: Any) -> tuple[Tensor, Tensor] | None:
-    """One step by the function of that name in :mod:`ngram_copy.ssm`, as :func:`direct` does it."""
-    step = getattr(ssm, function, None)
-    if step is None:
-        return None
-    return direct(functools.partial(step, threads=torch.get_num_threads(), **options), *tensors)
+    """One step by the function of that name in :mod:`ngram_copy.ssm`, as :func:`direct` does it.
+
+    None where precisions differ: NumPy's functions promote their outputs, torch's do not.
+    """
+    step = getattr(ssm, function)
+
+    def checked(*arrays: Array | None) -> Any:
+        doubles = {array.dtype.char in "dD" for array in arrays if array is not None}
+        return None if len(doubles) > 1 else step(*arrays, threads=torch.get_num_threads(), **options)
+
+    return direct(checked, *tensors)
 
 
 def direct(step: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """Call a step of the core on NumPy views of tensors, without torch's dispatcher, which takes longer than the step.
 
     None where that does not do, and the way through the op is to be taken: where gradients are needed or code is
-    compiled, where ``step`` returns None, and where a tensor is none, or is on another device, of another precision
-    than the others, or of one that NumPy or the core refuses.
+    compiled, where ``step`` returns None, and where a tensor is none, or is on another device, or of a dtype that NumPy
+    or the core refuses.
 
     Parameters
     ----------
@@ -169,19 +188,19 @@ def direct(step: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, T
     """
     if torch.compiler.is_compiling():
         return None
+    gradients = torch.is_grad_enabled()
+    arrays: list[Array | None] = []
     try:
-        given = [one for one in tensors if one is not None]
-        double = given[0].dtype in _DOUBLE
-        if any((one.dtype in _DOUBLE) != double for one in given):
-            return None
-        if torch.is_grad_enabled():
-            if any(one.requires_grad for one in given):
+        for one in tensors:
+            if one is None:
+                arrays.append(None)
+            elif not one.requires_grad:
+                arrays.append(one.numpy())
+            elif gradients:
                 return None
-            done = step(*[None if one is None else one.numpy() for one in tensors])
-        else:
-            done = step(
-                *[None if one is None else (one.detach() if one.requires_grad else one).numpy() for one in tensors]
-            )
+            else:
+                arrays.append(one.detach().numpy())
+        done = step(*arrays)
     except (AttributeError, TypeError, RuntimeError):
         return None
     if done is None:
