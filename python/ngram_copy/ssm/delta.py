@@ -297,7 +297,8 @@ def delta_forward(
     batch, heads, head_k, head_v = inputs.state_shape
     o, last_state = np.empty_like(inputs.v), np.empty(inputs.state_shape, inputs.v.dtype)
     blocks = -(-inputs.q.shape[1] // BLOCK)
-    kept = np.empty((batch, heads, blocks, head_k, head_v), o.dtype) if checkpoints else None
+    # Zeros: blocks that no step falls into are not written, and what an op returns must not be chance.
+    kept = np.zeros((batch, heads, blocks, head_k, head_v), o.dtype) if checkpoints else None
     _rust.delta_rule(steps, inputs.sizes, inputs, initial_state, threads, (o, last_state, kept))
     return o, last_state, kept
 

@@ -197,7 +197,8 @@ def s4d_forward(
     n_modes = inputs.A_bar.shape[1]
     y = np.empty_like(inputs.u)
     last_state = np.empty((batch, d_model, n_modes), inputs.A_bar.dtype)
-    kept = np.empty((batch, d_model, -(-seq_len // BLOCK), n_modes), last_state.dtype) if checkpoints else None
+    # Zeros: blocks that no step falls into are not written, and what an op returns must not be chance.
+    kept = np.zeros((batch, d_model, -(-seq_len // BLOCK), n_modes), last_state.dtype) if checkpoints else None
     out = (y, scalars(last_state), optional_scalars(kept))
     _rust.s4d_scan(steps, inputs.sizes, inputs.scalars, optional_scalars(initial_state), threads, out)
     return y, last_state, kept

@@ -214,7 +214,8 @@ def selective_forward(
     d_state = inputs.A.shape[1]
     y = np.empty_like(inputs.u)
     last_state = np.empty((batch, d_model, d_state), y.dtype)
-    kept = np.empty((batch, d_model, -(-seq_len // BLOCK), d_state), y.dtype) if checkpoints else None
+    # Zeros: blocks that no step falls into are not written, and what an op returns must not be chance.
+    kept = np.zeros((batch, d_model, -(-seq_len // BLOCK), d_state), y.dtype) if checkpoints else None
     _rust.selective_scan(steps, inputs.sizes, inputs, initial_state, threads, (y, last_state, kept))
     return y, last_state, kept
 
