@@ -110,3 +110,168 @@ class BoundedNgramTable:
     def state_bits(self) -> int: ...
     def insert(self, tokens: _Text) -> None: ...
     def next_token(self, ngram: _Text) -> int | None: ...
+
+_Floats = NDArray[np.float32] | NDArray[np.float64]
+_Steps = tuple[int, int, NDArray[np.int64] | None, bool, NDArray[np.bool_] | None]
+_Selective = tuple[_Floats, _Floats, _Floats, _Floats, _Floats, _Floats | None, _Floats | None, _Floats | None, bool]
+_SelectiveGradients = tuple[_Floats | None, ...]
+_Upstream = tuple[_Floats, _Floats, _Floats | None]
+_S4d = tuple[_Floats, _Floats, _Floats, _Floats, _Floats | None]
+_Conv = tuple[_Floats, _Floats, _Floats | None, bool]
+
+def selective_scan(
+    steps: _Steps,
+    sizes: tuple[int, int, int],
+    arguments: _Selective,
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats | None],
+) -> None: ...
+def selective_scan_backward(
+    steps: _Steps,
+    sizes: tuple[int, int, int],
+    arguments: _Selective,
+    upstream: _Upstream,
+    threads: int,
+    out: _SelectiveGradients,
+) -> None: ...
+def selective_state_update(
+    batch: int,
+    sizes: tuple[int, int, int],
+    arguments: _Selective,
+    state: _Floats,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+def linear_scan(
+    steps: _Steps,
+    sizes: tuple[int, bool, bool],
+    arguments: tuple[_Floats, _Floats],
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+def linear_scan_backward(
+    steps: _Steps,
+    sizes: tuple[int, bool, bool],
+    arguments: tuple[_Floats, _Floats],
+    initial_state: _Floats | None,
+    upstream: _Upstream,
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats],
+) -> None: ...
+def linear_step(
+    batch: int,
+    sizes: tuple[int, bool, bool],
+    arguments: tuple[_Floats, _Floats],
+    state: _Floats,
+    threads: int,
+    out: _Floats,
+) -> None: ...
+def s4d_scan(
+    steps: _Steps,
+    sizes: tuple[int, int],
+    arguments: _S4d,
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats | None],
+) -> None: ...
+def s4d_scan_backward(
+    steps: _Steps,
+    sizes: tuple[int, int],
+    arguments: _S4d,
+    upstream: _Upstream,
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats, _Floats, _Floats | None, _Floats],
+) -> None: ...
+def s4d_state_update(
+    batch: int,
+    sizes: tuple[int, int],
+    arguments: _S4d,
+    state: _Floats,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+def causal_conv1d(
+    steps: _Steps,
+    sizes: tuple[int, int],
+    arguments: _Conv,
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+def causal_conv1d_backward(
+    steps: _Steps,
+    sizes: tuple[int, int],
+    arguments: _Conv,
+    initial_state: _Floats | None,
+    upstream: tuple[_Floats, _Floats | None],
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats | None, _Floats],
+) -> None: ...
+def causal_conv1d_update(
+    batch: int,
+    sizes: tuple[int, int],
+    arguments: _Conv,
+    state: _Floats,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+
+_DeltaSizes = tuple[int, int, int, int]
+_DeltaInputs = tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats, float]
+
+def delta_rule(
+    steps: _Steps,
+    sizes: _DeltaSizes,
+    arguments: _DeltaInputs,
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats | None],
+) -> None: ...
+def delta_rule_backward(
+    steps: _Steps,
+    sizes: _DeltaSizes,
+    arguments: _DeltaInputs,
+    upstream: tuple[_Floats, _Floats, _Floats | None],
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats, _Floats],
+) -> None: ...
+def delta_rule_step(
+    batch: int,
+    sizes: _DeltaSizes,
+    arguments: _DeltaInputs,
+    state: _Floats,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+
+_OuterSizes = tuple[int, int, int, int]
+_OuterInputs = tuple[_Floats, _Floats, _Floats, _Floats | None, float]
+
+def outer(
+    steps: _Steps,
+    sizes: _OuterSizes,
+    arguments: _OuterInputs,
+    initial_state: _Floats | None,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...
+def outer_backward(
+    steps: _Steps,
+    sizes: _OuterSizes,
+    arguments: _OuterInputs,
+    initial_state: _Floats | None,
+    upstream: tuple[_Floats, _Floats | None],
+    threads: int,
+    out: tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats],
+) -> None: ...
+def outer_step(
+    batch: int,
+    sizes: _OuterSizes,
+    arguments: _OuterInputs,
+    state: _Floats,
+    transposed: bool,
+    threads: int,
+    out: tuple[_Floats, _Floats],
+) -> None: ...

@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "sample": {"_rust", "_arguments"},
     "tasks": {"sample", "ngram", "theory"},
     "score": {"theory", "tasks", "engines"},
+    "ssm": {"_rust", "_arguments", "ngram"},
+    "models": {"ssm", "theory"},
     "engines": {"ngram", "tasks"},
     "suite": {"tasks", "engines", "results"},
     "results": set(),

@@ -1,26 +1,43 @@
-//! Threads by argument: none for one, a pool of their own for more.
+//! Threads by argument: none for one, a pool that is kept for more.
+
+use std::sync::{Arc, Mutex, TryLockError};
 
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::{Error, Result};
+use crate::{Error, Poll, Result};
 
 /// The largest number of threads that a call takes.
 pub const MAX_THREADS: usize = 1024;
 
 /// Runs `work` over `items` on `threads` threads.
 ///
-/// One thread is the calling thread: no pool is made or touched, so that it is safe after a fork. More threads are a
-/// pool that lives as long as the call.
+/// One thread is the calling thread: no pool is made or touched, so that it is safe after a fork.
 pub fn for_each<T: Send>(threads: usize, items: Vec<T>, work: impl Fn(T) -> Result<()> + Sync + Send) -> Result<()> {
     check(threads)?;
     if threads == 1 || items.len() <= 1 {
         return items.into_iter().try_for_each(work);
     }
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|error| Error::memory(format!("cannot start {threads} threads: {error}")))?;
-    pool.install(|| items.into_par_iter().try_for_each(work))
+    pool(threads)?.install(|| items.into_par_iter().try_for_each(work))
+}
+
+/// [`for_each`] that can be stopped: `poll` is called on the calling thread after some items, with their number.
+pub fn for_each_polled<T: Send>(
+    threads: usize,
+    items: Vec<T>,
+    poll: Poll<'_>,
+    work: impl Fn(T) -> Result<()> + Sync + Send,
+) -> Result<()> {
+    const ITEMS_PER_THREAD: usize = 8;
+    let mut items = items.into_iter();
+    let mut done = 0;
+    while items.len() > 0 {
+        let some: Vec<T> = items.by_ref().take(threads.saturating_mul(ITEMS_PER_THREAD)).collect();
+        done += some.len() as u64;
+        for_each(threads, some, &work)?;
+        poll(done)?;
+    }
+    check(threads)
 }
 
 /// Refuses numbers of threads that are not in 1 ..= [`MAX_THREADS`].
@@ -29,5 +46,40 @@ pub fn check(threads: usize) -> Result<()> {
         Ok(())
     } else {
         Err(Error::value(format!("threads is {threads}; it must be 1 to {MAX_THREADS}")))
+    }
+}
+
+/// The pool that was used last, with the process and the number of threads that it was made for.
+static KEPT: Mutex<Option<(u32, usize, Arc<ThreadPool>)>> = Mutex::new(None);
+
+/// A pool of so many threads: the kept one where it fits. The threads of a pool do not survive a fork, so that a child
+/// makes its own and leaves its parent's alone.
+fn pool(threads: usize) -> Result<Arc<ThreadPool>> {
+    let make = || {
+        ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .map(Arc::new)
+            .map_err(|error| Error::memory(format!("cannot start {threads} threads: {error}")))
+    };
+    let mut kept = match KEPT.try_lock() {
+        Ok(kept) => kept,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        // Another thread is at it (or was, when this process was forked): do without.
+        Err(TryLockError::WouldBlock) => return make(),
+    };
+    let process = std::process::id();
+    match &*kept {
+        Some((maker, size, pool)) if (*maker, *size) == (process, threads) => Ok(Arc::clone(pool)),
+        _ => {
+            let pool = make()?;
+            if let Some((maker, _, old)) = kept.replace((process, threads, Arc::clone(&pool)))
+                && maker != process
+            {
+                // Its threads are not in this process: there is nobody to stop.
+                std::mem::forget(old);
+            }
+            Ok(pool)
+        }
     }
 }

@@ -8,6 +8,7 @@ mod copier;
 mod error;
 mod hash;
 mod sample;
+mod ssm;
 mod statistics;
 mod table;
 mod watch;
@@ -24,6 +25,18 @@ mod _rust {
     use super::sample::{
         markov_chain, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,
     };
+    #[pymodule_export]
+    use super::ssm::conv::{causal_conv1d, causal_conv1d_backward, causal_conv1d_update};
+    #[pymodule_export]
+    use super::ssm::delta::{delta_rule, delta_rule_backward, delta_rule_step};
+    #[pymodule_export]
+    use super::ssm::linear::{linear_scan, linear_scan_backward, linear_step};
+    #[pymodule_export]
+    use super::ssm::outer::{outer, outer_backward, outer_step};
+    #[pymodule_export]
+    use super::ssm::s4d::{s4d_scan, s4d_scan_backward, s4d_state_update};
+    #[pymodule_export]
+    use super::ssm::selective::{selective_scan, selective_scan_backward, selective_state_update};
     #[pymodule_export]
     use super::statistics::{first_pair, ngram_statistics, repeat_windows};
     #[pymodule_export]

@@ -1,0 +1,1 @@
+"""Sequence models in torch; importing this needs the extra ``torch``."""

@@ -1,0 +1,179 @@
+//! Run-time dispatch, registers, their functions and memory, shared by all kernels: the only module with unsafe code.
+//!
+//! A kernel is written once, as plain safe loops in [`Kernel::run`]; [`Level::run`] compiles it for each instruction
+//! set and calls the version that a [`Level`] stands for. A `Level` can only be had for what this machine has.
+
+#![allow(unsafe_code)]
+
+mod map;
+mod math;
+mod memory;
+mod vector;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use map::{Function, map};
+pub use memory::{HeadMut, LINES, Lines, Zero, Zeroed, lines, prefetch, stream_fence, until_line};
+pub use vector::{Float, Portable, Vector};
+
+/// An instruction set that this machine is known to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level(Set);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Set {
+    Baseline,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// Work that is compiled once for each instruction set; `run` must be `#[inline(always)]`, as must what it calls.
+pub trait Kernel {
+    /// What the work gives back.
+    type Output;
+    /// The work, as plain loops that the compiler vectorises for `isa`.
+    fn run<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// What an instruction set has that plain loops cannot say. A value of this type is proof that the machine has it.
+pub trait Isa: Copy + Send + Sync + 'static {
+    /// Registers of `f32`.
+    type F32: Vector<Scalar = f32, Isa = Self>;
+    /// Registers of `f64`.
+    type F64: Vector<Scalar = f64, Isa = Self>;
+
+    /// Writes past the caches, where there is such an instruction: for outputs that are larger than the caches. Call
+    /// [`stream_fence`] after the last one.
+    fn stream(self, lines: &mut Lines, values: &[u64; LINES]);
+}
+
+impl Level {
+    /// The instruction set that the crate was compiled for: everywhere available.
+    pub const BASELINE: Self = Self(Set::Baseline);
+
+    /// Every level of this machine, weakest first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
+        let mut levels = vec![Self::BASELINE];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("bmi2") {
+                levels.push(Self(Set::Avx2));
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("bmi2")
+            {
+                levels.push(Self(Set::Avx512));
+            }
+        }
+        levels
+    }
+
+    /// The strongest level of this machine.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::available().pop().unwrap_or(Self::BASELINE)
+    }
+
+    /// Runs a kernel compiled for this level.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Set::Baseline => kernel.run(Baseline(())),
+            // SAFETY: a `Level` of this kind is only made by `available`, which has detected these features.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => unsafe { run_avx2(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => unsafe { run_avx512(kernel) },
+        }
+    }
+}
+
+/// The instruction set that the crate was compiled for.
+#[derive(Debug, Clone, Copy)]
+pub struct Baseline(());
+
+impl Isa for Baseline {
+    type F32 = Portable<f32, 8>;
+    type F64 = Portable<f64, 4>;
+
+    #[inline(always)]
+    fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {
+        #[cfg(target_arch = "x86_64")]
+        for (to, from) in lines.0.as_chunks_mut::<2>().0.iter_mut().zip(values.as_chunks::<2>().0) {
+            use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
+            // SAFETY: SSE2 is part of x86-64; both arrays are 16 bytes long, and `to` is 16-byte aligned, as part of
+            // `Lines`.
+            unsafe { _mm_stream_si128(to.as_mut_ptr().cast(), _mm_loadu_si128(from.as_ptr().cast())) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            lines.0 = *values;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl x86::Avx2AndFma for Avx2 {}
+
+#[cfg(target_arch = "x86_64")]
+impl Isa for Avx2 {
+    type F32 = x86::F32x8<Self>;
+    type F64 = x86::F64x4<Self>;
+
+    #[inline(always)]
+    fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {
+        for (to, from) in lines.0.as_chunks_mut::<4>().0.iter_mut().zip(values.as_chunks::<4>().0) {
+            use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256};
+            // SAFETY: `self` is proof of AVX; both arrays are 32 bytes long, and `to` is 32-byte aligned.
+            unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())) };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Avx512(());
+
+#[cfg(target_arch = "x86_64")]
+impl x86::Avx2AndFma for Avx512 {}
+
+#[cfg(target_arch = "x86_64")]
+impl Isa for Avx512 {
+    type F32 = x86::F32x8<Self>;
+    type F64 = x86::F64x4<Self>;
+
+    #[inline(always)]
+    fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {
+        for (to, from) in lines.0.as_chunks_mut::<8>().0.iter_mut().zip(values.as_chunks::<8>().0) {
+            use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
+            // SAFETY: `self` is proof of AVX-512F; both arrays are 64 bytes long, and `to` is 64-byte aligned.
+            unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,bmi2")]
+fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,bmi2")]
+fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
