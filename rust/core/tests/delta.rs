@@ -473,6 +473,7 @@ fn long_sequences_of_the_usual_sizes_are_exact() {
 /// The oracle's gradients are those of differences of the oracle.
 #[test]
 fn naive_gradients_are_finite_differences() {
+    type Field = fn(&mut Case) -> &mut Vec<f64>;
     let shape = Shape { n_heads_k: 1, n_heads: 2, head_k: 3, head_v: 2 };
     for kind in [Kind::None, Kind::Head, Kind::Key] {
         let mut case = Case::new(shape, kind, 2, 7, 3);
@@ -485,7 +486,6 @@ fn naive_gradients_are_finite_differences() {
             let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
             sum(&results.o, &case.of_o) + sum(&results.last_state, last)
         };
-        type Field = fn(&mut Case) -> &mut Vec<f64>;
         let fields: [(Field, &[f64]); 6] = [
             (|case| &mut case.q, &gradients.q),
             (|case| &mut case.k, &gradients.k),

@@ -1,6 +1,8 @@
 //! The linear scan, S4D's and the causal convolution: against their equations in double precision on every level, cut and
 //! packed and padded in every way, with their gradients.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::ops::Range;
 
 use ngram_copy_core::naive::{self, Complex};
@@ -119,7 +121,7 @@ impl Family for Linear {
 struct S4d(s4d::Shape);
 
 impl S4d {
-    fn inputs<'a, T>(&self, arrays: &'a Arrays<T>) -> s4d::Inputs<'a, T> {
+    fn inputs<T>(arrays: &Arrays<T>) -> s4d::Inputs<'_, T> {
         s4d::Inputs { u: &arrays[0], a: &arrays[1], b: &arrays[2], c: &arrays[3], d: Some(&arrays[4]) }
     }
 }
@@ -147,13 +149,13 @@ impl Family for S4d {
     fn forward<T: Float>(&self, sequences: &Sequences<'_>, arrays: &Arrays<T>, run: Execution<'_>) -> [Vec<T>; 2] {
         let (mut y, mut last_state) = (nans(arrays[0].len()), nans(arrays[5].len()));
         let outputs = s4d::Outputs { y: &mut y, last_state: &mut last_state, checkpoints: None };
-        s4d::forward(sequences, self.0, self.inputs(arrays), Some(&arrays[5]), outputs, run).unwrap();
+        s4d::forward(sequences, self.0, Self::inputs(arrays), Some(&arrays[5]), outputs, run).unwrap();
         [y, last_state]
     }
 
     fn step<T: Float>(&self, rows: usize, arrays: &Arrays<T>, run: Execution<'_>) -> [Vec<T>; 2] {
         let (mut y, mut last_state) = (nans(arrays[0].len()), nans(arrays[5].len()));
-        s4d::step(rows, self.0, self.inputs(arrays), &arrays[5], &mut y, &mut last_state, run).unwrap();
+        s4d::step(rows, self.0, Self::inputs(arrays), &arrays[5], &mut y, &mut last_state, run).unwrap();
         [y, last_state]
     }
 
@@ -167,12 +169,12 @@ impl Family for S4d {
         let (mut y, mut last_state) = (nans(arrays[0].len()), nans(arrays[5].len()));
         let mut checkpoints = nans(arrays[5].len() * sequences.checkpoints());
         let outputs = s4d::Outputs { y: &mut y, last_state: &mut last_state, checkpoints: Some(&mut checkpoints) };
-        s4d::forward(sequences, self.0, self.inputs(arrays), Some(&arrays[5]), outputs, run).unwrap();
+        s4d::forward(sequences, self.0, Self::inputs(arrays), Some(&arrays[5]), outputs, run).unwrap();
         let mut out: Arrays<T> = arrays.iter().map(|array| nans(array.len())).collect();
         let [u, a, b, c, d, initial_state] = out.get_disjoint_mut([0, 1, 2, 3, 4, 5]).unwrap();
         let gradients = s4d::Gradients { u, a, b, c, d: Some(d), initial_state };
         let upstream = s4d::Upstream { checkpoints: &checkpoints, y: upstream[0], last_state: Some(upstream[1]) };
-        s4d::backward(sequences, self.0, self.inputs(arrays), upstream, gradients, run).unwrap();
+        s4d::backward(sequences, self.0, Self::inputs(arrays), upstream, gradients, run).unwrap();
         out
     }
 }
@@ -271,7 +273,7 @@ fn assert_close<T: Float>(what: &str, got: &[T], expected: &[f64], tolerance: f6
     }
 }
 
-/// The steps `range` of an array of (rows, seq_len, …) or (rows, …, seq_len).
+/// The steps `range` of an array of (rows, `seq_len`, …) or (rows, …, `seq_len`).
 fn cut<T: Float>(values: &[T], time: Time, rows: usize, seq_len: usize, range: Range<usize>) -> Vec<T> {
     if time == Time::None || values.is_empty() {
         return values.to_vec();

@@ -14,7 +14,7 @@ mod x86;
 
 pub use map::{Function, map};
 pub use memory::{HeadMut, LINES, Lines, Zero, Zeroed, lines, prefetch, stream_fence, until_line};
-pub use vector::{Float, Portable, Vector};
+pub use vector::{Float, PortableF32, PortableF64, Vector};
 
 /// An instruction set that this machine is known to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +103,8 @@ impl Level {
 pub struct Baseline(());
 
 impl Isa for Baseline {
-    type F32 = Portable<f32, 8>;
-    type F64 = Portable<f64, 4>;
+    type F32 = PortableF32;
+    type F64 = PortableF64;
 
     #[inline(always)]
     fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {

@@ -205,141 +205,138 @@ floats! {
     f64, F64, 6_755_399_441_055_744.0, 52, double;
 }
 
-/// Numbers in an array, for machines of which nothing is known: the compiler makes of it what it can.
-#[derive(Debug, Clone, Copy)]
-#[repr(align(32))]
-pub struct Portable<T, const LANES: usize>([T; LANES]);
-
-impl<T: Float, const LANES: usize> Portable<T, LANES> {
-    #[inline(always)]
-    fn zip(self, other: Self, function: impl Fn(T, T) -> T) -> Self {
-        let mut out = self.0;
-        for (x, y) in out.iter_mut().zip(other.0) {
-            *x = function(*x, y);
-        }
-        Self(out)
-    }
-}
-
 macro_rules! operators {
-    ($($trait:ident $name:ident;)*) => {$(
-        impl<T: Float, const LANES: usize> $trait for Portable<T, LANES> {
+    ($name:ident: $($trait:ident $operator:ident;)*) => {$(
+        impl $trait for $name {
             type Output = Self;
 
             #[inline(always)]
-            fn $name(self, other: Self) -> Self {
-                self.zip(other, T::$name)
+            fn $operator(self, other: Self) -> Self {
+                Self(self.0.$operator(other.0))
             }
         }
     )*};
 }
 
-operators! {
-    Add add;
-    Sub sub;
-    Mul mul;
-    Div div;
+macro_rules! portable {
+    ($($(#[$doc:meta])* $name:ident, $scalar:ty, $lanes:literal, $register:ident, $bits:ident, $mantissa:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub struct $name(wide::$register);
+
+        operators! { $name: Add add; Sub sub; Mul mul; Div div; }
+
+        impl Vector for $name {
+            type Scalar = $scalar;
+            type Isa = super::Baseline;
+            const LANES: usize = $lanes;
+
+            #[inline(always)]
+            fn splat(_: super::Baseline, x: $scalar) -> Self {
+                Self(wide::$register::splat(x))
+            }
+
+            #[inline(always)]
+            fn load(_: super::Baseline, from: &[$scalar]) -> Self {
+                let mut lanes = [0.0; $lanes];
+                if let Some(from) = from.first_chunk() {
+                    lanes = *from;
+                } else {
+                    lanes[..from.len()].copy_from_slice(from);
+                }
+                Self(lanes.into())
+            }
+
+            #[inline(always)]
+            fn store(self, to: &mut [$scalar]) {
+                let lanes = self.0.to_array();
+                if let Some(to) = to.first_chunk_mut() {
+                    *to = lanes;
+                } else {
+                    let len = to.len();
+                    to.copy_from_slice(&lanes[..len]);
+                }
+            }
+
+            #[inline(always)]
+            fn mul_add(self, b: Self, c: Self) -> Self {
+                Self(self.0.mul_add(b.0, c.0))
+            }
+
+            #[inline(always)]
+            fn neg_mul_add(self, b: Self, c: Self) -> Self {
+                Self(self.0.mul_neg_add(b.0, c.0))
+            }
+
+            #[inline(always)]
+            fn split_pairs(a: Self, b: Self) -> (Self, Self) {
+                let (a, b) = (a.0.to_array(), b.0.to_array());
+                let (mut first, mut second) = (a, b);
+                for lane in 0..$lanes / 2 {
+                    (first[lane], second[lane]) = (a[2 * lane], a[2 * lane + 1]);
+                    (first[$lanes / 2 + lane], second[$lanes / 2 + lane]) = (b[2 * lane], b[2 * lane + 1]);
+                }
+                (Self(first.into()), Self(second.into()))
+            }
+
+            #[inline(always)]
+            fn join_pairs(first: Self, second: Self) -> (Self, Self) {
+                let (first, second) = (first.0.to_array(), second.0.to_array());
+                let (mut a, mut b) = (first, second);
+                for lane in 0..$lanes / 2 {
+                    (a[2 * lane], a[2 * lane + 1]) = (first[lane], second[lane]);
+                    (b[2 * lane], b[2 * lane + 1]) = (first[$lanes / 2 + lane], second[$lanes / 2 + lane]);
+                }
+                (Self(a.into()), Self(b.into()))
+            }
+
+            #[inline(always)]
+            fn max(self, other: Self) -> Self {
+                self.if_less(other, other, self)
+            }
+
+            #[inline(always)]
+            fn min(self, other: Self) -> Self {
+                other.if_less(self, other, self)
+            }
+
+            #[inline(always)]
+            fn abs(self) -> Self {
+                Self(self.0.abs())
+            }
+
+            #[inline(always)]
+            fn scale_by(self, magic: Self) -> Self {
+                let bits = |x: Self| -> wide::$bits { wide::bytemuck::cast(x.0) };
+                Self(wide::bytemuck::cast(bits(self) + (bits(magic) << $mantissa)))
+            }
+
+            #[inline(always)]
+            fn if_less(self, other: Self, then: Self, otherwise: Self) -> Self {
+                Self(self.0.simd_lt(other.0).select(then.0, otherwise.0))
+            }
+
+            #[inline(always)]
+            fn sums(rows: &[Self], out: &mut [$scalar]) {
+                for (row, out) in rows.iter().zip(out) {
+                    let mut lanes = row.0.to_array();
+                    let mut half = $lanes / 2;
+                    while half > 0 {
+                        for lane in 0..half {
+                            lanes[lane] += lanes[lane + half];
+                        }
+                        half /= 2;
+                    }
+                    *out = lanes[0];
+                }
+            }
+        }
+    )*};
 }
 
-impl<T: Float, const LANES: usize> Vector for Portable<T, LANES> {
-    type Scalar = T;
-    type Isa = super::Baseline;
-    const LANES: usize = LANES;
-
-    #[inline(always)]
-    fn splat(_: super::Baseline, x: T) -> Self {
-        Self([x; LANES])
-    }
-
-    #[inline(always)]
-    fn load(_: super::Baseline, from: &[T]) -> Self {
-        let mut lanes = [T::ZERO; LANES];
-        for (lane, x) in lanes.iter_mut().zip(from) {
-            *lane = *x;
-        }
-        Self(lanes)
-    }
-
-    #[inline(always)]
-    fn store(self, to: &mut [T]) {
-        for (x, lane) in to.iter_mut().zip(self.0) {
-            *x = lane;
-        }
-    }
-
-    #[inline(always)]
-    fn mul_add(self, b: Self, c: Self) -> Self {
-        self * b + c
-    }
-
-    #[inline(always)]
-    fn neg_mul_add(self, b: Self, c: Self) -> Self {
-        c - self * b
-    }
-
-    #[inline(always)]
-    fn split_pairs(a: Self, b: Self) -> (Self, Self) {
-        let (mut first, mut second) = (a, b);
-        for lane in 0..LANES / 2 {
-            (first.0[lane], second.0[lane]) = (a.0[2 * lane], a.0[2 * lane + 1]);
-            (first.0[LANES / 2 + lane], second.0[LANES / 2 + lane]) = (b.0[2 * lane], b.0[2 * lane + 1]);
-        }
-        (first, second)
-    }
-
-    #[inline(always)]
-    fn join_pairs(first: Self, second: Self) -> (Self, Self) {
-        let (mut a, mut b) = (first, second);
-        for lane in 0..LANES / 2 {
-            (a.0[2 * lane], a.0[2 * lane + 1]) = (first.0[lane], second.0[lane]);
-            (b.0[2 * lane], b.0[2 * lane + 1]) = (first.0[LANES / 2 + lane], second.0[LANES / 2 + lane]);
-        }
-        (a, b)
-    }
-
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        self.zip(other, |x, y| if y > x { y } else { x })
-    }
-
-    #[inline(always)]
-    fn min(self, other: Self) -> Self {
-        self.zip(other, |x, y| if y < x { y } else { x })
-    }
-
-    #[inline(always)]
-    fn abs(self) -> Self {
-        Self(self.0.map(T::abs))
-    }
-
-    #[inline(always)]
-    fn scale_by(self, magic: Self) -> Self {
-        self.zip(magic, T::scale_by)
-    }
-
-    #[inline(always)]
-    fn if_less(self, other: Self, then: Self, otherwise: Self) -> Self {
-        let mut out = otherwise.0;
-        for (lane, x) in out.iter_mut().enumerate() {
-            if self.0[lane] < other.0[lane] {
-                *x = then.0[lane];
-            }
-        }
-        Self(out)
-    }
-
-    #[inline(always)]
-    fn sums(rows: &[Self], out: &mut [T]) {
-        for (row, out) in rows.iter().zip(out) {
-            let mut lanes = row.0;
-            let mut half = LANES / 2;
-            while half > 0 {
-                for lane in 0..half {
-                    lanes[lane] += lanes[lane + half];
-                }
-                half /= 2;
-            }
-            *out = lanes[0];
-        }
-    }
+portable! {
+    /// Eight `f32`, in the registers that the crate was compiled for.
+    PortableF32, f32, 8, f32x8, u32x8, 23;
+    /// Four `f64`, in the registers that the crate was compiled for.
+    PortableF64, f64, 4, f64x4, u64x4, 52;
 }
