@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peers import fla_naive, transformers_function
 
 from ngram_copy import ssm
 from ngram_copy.ssm import delta
@@ -221,9 +222,8 @@ def tensors(*values):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["torch_recurrent_gated_delta_rule", "torch_chunk_gated_delta_rule"])
 def test_is_that_of_transformers(name):
-    module = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
     q, k, v, g, beta, state = arrays(6, 2, 130, 2, 1, 64, 64, "gated")
-    expected = getattr(module, name)(
+    expected = transformers_function("qwen3_next", name)(
         *tensors(q, k, v, g, beta), initial_state=tensors(state)[0], output_final_state=True
     )
     out, last = ssm.gated_delta_rule(q, k, v, g, beta, initial_state=state)
@@ -235,21 +235,20 @@ def test_is_that_of_transformers(name):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_that_of_flash_linear_attention(kind):
-    pytest.importorskip("triton")
     q, k, v, g, beta, state = arrays(7, 2, 130, 2, 1, 64, 64, kind)
     t_q, t_k, t_v, t_g, t_beta, t_state = tensors(q, k, v, g, beta, state)
     if kind == "delta":
-        naive = pytest.importorskip("fla.ops.delta_rule.naive")
+        naive = fla_naive("delta_rule")
         swapped = [x.transpose(1, 2) for x in (t_q, t_k, t_v, t_beta)]
         expected, expected_last = naive.delta_rule_recurrence(*swapped, initial_state=t_state)
         expected = expected.transpose(1, 2)
     elif kind == "gated":
-        naive = pytest.importorskip("fla.ops.gated_delta_rule.naive")
+        naive = fla_naive("gated_delta_rule")
         expected, expected_last = naive.naive_recurrent_gated_delta_rule(
             t_q, t_k, t_v, t_beta, t_g, initial_state=t_state, output_final_state=True
         )
     else:
-        naive = pytest.importorskip("fla.ops.kda.naive")
+        naive = fla_naive("kda")
         expected, expected_last = naive.naive_recurrent_kda(
             t_q, t_k, t_v, t_g, t_beta, initial_state=t_state, output_final_state=True
         )

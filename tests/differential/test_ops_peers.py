@@ -1,10 +1,10 @@
 """Recurrences against the functions of transformers and the naive modules of fla-core: 1e-5 relative in float32."""
 
-import inspect
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+
+from peers import fla_naive, transformers_function, transformers_module
 
 from ngram_copy.models import ops
 from ngram_copy.models.ops import rust
@@ -22,21 +22,6 @@ def backend(request):
 def generator():
     torch.set_num_threads(1)
     return torch.Generator().manual_seed(0)
-
-
-def modeling(name):
-    pytest.importorskip("transformers", reason="transformers is not installed")
-    return __import__(f"transformers.models.{name}.modeling_{name}", fromlist=["x"])
-
-
-def transformers_function(model, name):
-    """Its own torch code: where fla-core is installed, the function of that name is a door to fla's kernels."""
-    return inspect.unwrap(getattr(modeling(model), name))
-
-
-def fla_naive(name):
-    pytest.importorskip("fla", reason="fla-core is not installed")
-    return __import__(f"fla.ops.{name}.naive", fromlist=["x"])
 
 
 def run(function, *args, backend, **kwargs):
@@ -160,7 +145,7 @@ def test_kimi_delta_attention_of_fla(heads, backend):
 
 def test_rg_lru_of_transformers(backend, generator):
     """recurrent_gemma's layer, whose gates are computed from its input: here they are read off it."""
-    module = modeling("recurrent_gemma")
+    module = transformers_module("recurrent_gemma")
     config = module.RecurrentGemmaConfig(hidden_size=16, num_attention_heads=2, lru_width=16)
     layer = module.RecurrentGemmaRglru(config)
     with torch.no_grad():

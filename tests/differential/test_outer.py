@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peers import fla_naive, transformers_function
 
 from ngram_copy import ssm
 from ngram_copy.ssm import outer
@@ -285,7 +286,10 @@ def test_steps_of_mamba2_are_the_sequence(softplus):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"B": np.zeros((2, 3, 3, 5))}, r"^B must have states and groups that divide the heads of x, 2"),
+        (
+            {"B": np.zeros((2, 3, 3, 5)), "C": np.zeros((2, 3, 3, 5))},
+            r"^B must have states and groups that divide the heads of x, 2",
+        ),
         ({"C": np.zeros((2, 3, 1, 4))}, r"^C must have the shape .* = \(2, 3, 1, 5\), not \(2, 3, 1, 4\)"),
         ({"x": np.zeros((2, 3, 0, 4))}, r"^x must have heads and channels, not the shape \(2, 3, 0, 4\)"),
         ({"dt": np.zeros((2, 3))}, r"^dt must have the shape \(batch, seq_len, n_heads\) = \(2, 3, 2\), not \(2, 3\)"),
@@ -310,20 +314,19 @@ def tensors(*values):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["none", "retention", "channel"])
 def test_is_that_of_flash_linear_attention(kind):
-    pytest.importorskip("triton")
     q, k, v, g, state = arrays(7, 2, 130, 2, 1, 64, 64, kind)
     t_q, t_k, t_v, t_g, t_state = tensors(q, k, v, g, state)
     if kind == "retention":
-        naive = pytest.importorskip("fla.ops.retention.naive")
+        naive = fla_naive("retention")
         expected = naive.naive_retention(*[x.transpose(1, 2) for x in (t_q, t_k, t_v)]).transpose(1, 2)
         close(ssm.retention(q, k, v)[0], expected.numpy(), 1e-5)
         return
     common = {"initial_state": t_state, "output_final_state": True}
     if kind == "none":
-        naive = pytest.importorskip("fla.ops.linear_attn.naive")
+        naive = fla_naive("linear_attn")
         expected, expected_last = naive.naive_recurrent_linear_attn(t_q, t_k, t_v, **common)
     else:
-        naive = pytest.importorskip("fla.ops.gla.naive")
+        naive = fla_naive("gla")
         expected, expected_last = naive.naive_recurrent_gla(t_q, t_k, t_v, t_g, **common)
     out, last = run(kind, q, k, v, g, initial_state=state)
     close(out, expected.numpy(), 1e-5)
@@ -334,11 +337,10 @@ def test_is_that_of_flash_linear_attention(kind):
 @pytest.mark.filterwarnings("ignore")
 def test_mamba2_is_that_of_transformers():
     torch = pytest.importorskip("torch")
-    module = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
     found = mamba2_arrays(10, 2, 130, 2, 2, 32, 64)
     del found["z"]  # which the model has in another module
     x, dt, A, B, C, D, bias, state = tensors(*found.values())
-    expected, expected_last = module.mamba2_chunk_scan(
+    expected, expected_last = transformers_function("mamba2", "mamba2_chunk_scan")(
         x, dt, A, B, C, 64, D=D, dt_bias=bias, initial_states=state, dt_softplus=True, return_final_states=True
     )
     y, last = ssm.mamba2_scan(**found, dt_softplus=True)

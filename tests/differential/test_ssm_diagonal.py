@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from peers import transformers_module
 
 from ngram_copy import ssm
 from ngram_copy.ssm import _arrays, conv, linear, s4d
@@ -214,7 +215,7 @@ def test_rg_lru_is_its_loop(shape):
 
 def test_rg_lru_is_that_of_transformers():
     torch = pytest.importorskip("torch")
-    module = pytest.importorskip("transformers.models.recurrent_gemma.modeling_recurrent_gemma")
+    module = transformers_module("recurrent_gemma")
     configuration = pytest.importorskip("transformers.models.recurrent_gemma.configuration_recurrent_gemma")
     heads, width, batch, seq_len = 2, 16, 2, 40
     config = configuration.RecurrentGemmaConfig(lru_width=width, num_attention_heads=heads, hidden_size=width)
