@@ -8,7 +8,7 @@ THREADS ?= 2
 REFERENCE ?= $(lastword $(sort $(wildcard results/*-symbolic)))
 
 .DEFAULT_GOAL := help
-.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench report headline docs-check clean
+.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench bench-ssm report headline docs-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -62,6 +62,15 @@ bench: $(VENV)/.dev  ## time the core against its peers; prints ratios, keeps re
 	@mkdir -p .benchmarks
 	@$(BIN)/python -m pytest benches -q -o addopts= --benchmark-only --benchmark-json=.benchmarks/run.json
 	@$(BIN)/python benches/report.py .benchmarks/run.json --readme README.md --records results
+
+$(VENV)/.peers: $(VENV)/.dev
+	@echo "Installing the peers that recurrences are timed against …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[peers]'
+	@touch $@
+
+bench-ssm: $(VENV)/.peers  ## time the recurrences against their peers; prints ratios, keeps a record
+	@cargo bench -q -p ngram-copy-core --bench math -- Exp2Bounded >/dev/null
+	@$(BIN)/python benches/ssm.py --records results
 
 report: $(VENV)/.bench  ## write the report of results/quick again
 	@$(BIN)/ngram-copy report results/quick

@@ -105,10 +105,10 @@ def record(run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def record_name(run: dict[str, Any]) -> str:
-    """Name the file of a record by day and processor."""
-    words = re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)|@.*", "", cpu(run)).lower())
-    return f"benchmarks-{run['datetime'][:10]}-{'-'.join(words[:5])}.json"
+def record_name(kind: str, day: str, processor: str) -> str:
+    """Name the file of a record by its kind, day (ISO) and processor."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)|@.*", "", processor).lower())
+    return f"{kind}-{day[:10]}-{'-'.join(words[:5])}.json"
 
 
 def markdown(run: dict[str, Any]) -> str:
@@ -161,7 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.readme.write_text(splice(options.readme.read_text(), markdown(run)))
         if options.records:
             options.records.mkdir(parents=True, exist_ok=True)
-            (options.records / record_name(run)).write_text(json.dumps(record(run), indent=1) + "\n")
+            path = options.records / record_name("benchmarks", run["datetime"], cpu(run))
+            path.write_text(json.dumps(record(run), indent=1) + "\n")
     except (OSError, ValueError, KeyError) as error:
         print(f"{options.run}: {error!r}", file=sys.stderr)
         return 2

@@ -73,5 +73,4 @@ def test_marks_that_are_not_there_are_said(tmp_path, capsys):
 
 @pytest.mark.parametrize(("brand", "short"), [("AMD EPYC", "amd-epyc"), ("Intel(R) Xeon(R) @ 2GHz", "intel-xeon")])
 def test_records_are_named_by_processor(brand, short):
-    run = RUN | {"machine_info": {"cpu": {"brand_raw": brand}}}
-    assert report.record_name(run) == f"benchmarks-2026-01-02-{short}.json"
+    assert report.record_name("benchmarks", "2026-01-02T03:04:05", brand) == f"benchmarks-2026-01-02-{short}.json"

@@ -1,6 +1,23 @@
-//! The parts that the work of the diagonal family is shared out in: some channels of one row of the batch each.
+//! How the work of the diagonal family is shared out: some channels of one row of the batch, two registers at a time.
 
 use crate::simd::Float;
+
+/// Goes over the registers of a channel's states: two at a time, or the last one.
+macro_rules! by_twos {
+    ($registers:expr, |$first:ident, $width:ident| $work:expr) => {
+        let mut $first = 0;
+        while $first + 2 <= $registers {
+            const $width: usize = 2;
+            $work;
+            $first += 2;
+        }
+        if $first < $registers {
+            const $width: usize = 1;
+            $work;
+        }
+    };
+}
+pub(super) use by_twos;
 
 /// Consecutive channels of one row.
 #[derive(Debug, Clone, Copy)]
