@@ -1,0 +1,414 @@
+"""Times the recurrences beside their peers, on one and on two threads; prints ratios and keeps a record.
+
+    python benches/ssm.py --records results
+
+Each measurement is a process of its own, bound to as many cores as it has threads, and all of a case take turns, round
+after round, so that a machine that slows down slows all of them. It warms up on a short sequence (which also loads and
+compiles what there is to), then on the whole one, then repeats it. Peak memory is that of one call above what the
+process held before, its inputs included. On the first run of a case, outputs are held against ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cpuinfo
+import numpy as np
+
+from report import record_name
+from ssm_peers import INPUTS, JAX, SOFTPLUS, TORCH, Function, jax_scan
+
+OURS = "ngram-copy"
+FORWARD, BOTH, STEP = "forward", "forward + backward", "step"
+SELECTIVE = {"batch": 4, "d_model": 512, "d_state": 16}
+HEADS = {"batch": 4, "n_heads": 4, "head_k": 64, "head_v": 64, "seq_len": 1024}
+MAMBA2 = {"batch": 4, "n_heads": 8, "head_dim": 64, "d_state": 64, "seq_len": 1024}
+LOOP, PARALLEL, TRANSFORMERS, FLA = (name for name in TORCH if name != OURS)
+BUDGET, REPEATS = 3.0, 15
+"""Seconds that the repeats of one process may take, and how many there are at most."""
+EXP_NUMBERS = 2048
+"""Numbers of which rust/core/benches/math.rs computes the exponentials in one call."""
+VERSIONS = ("torch", "jax", "transformers", "fla-core", "numpy")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recurrence at one size, and who computes it."""
+
+    recurrence: str
+    work: str
+    shape: dict[str, int]
+    peers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{name} {size}" for name, size in self.shape.items())
+        return f"{self.recurrence}, {self.work}: {sizes}"
+
+
+CASES = [
+    Case("selective_scan", FORWARD, SELECTIVE | {"seq_len": 256}, (JAX, PARALLEL, LOOP, TRANSFORMERS)),
+    Case("selective_scan", FORWARD, SELECTIVE | {"seq_len": 1024}, (JAX, PARALLEL, LOOP, TRANSFORMERS)),
+    Case("selective_scan", FORWARD, SELECTIVE | {"seq_len": 4096}, (JAX,)),
+    Case("selective_scan", FORWARD, SELECTIVE | {"seq_len": 16384}, ()),
+    Case("selective_scan", BOTH, SELECTIVE | {"seq_len": 256}, (JAX, PARALLEL, LOOP)),
+    Case("selective_scan", BOTH, SELECTIVE | {"seq_len": 1024}, (JAX, PARALLEL, LOOP)),
+    Case("selective_scan", BOTH, SELECTIVE | {"seq_len": 4096}, (JAX,)),
+    Case("selective_scan", BOTH, SELECTIVE | {"seq_len": 16384}, ()),
+    Case("mamba2_scan", FORWARD, MAMBA2, (TRANSFORMERS,)),
+    Case("mamba2_scan", BOTH, MAMBA2, (TRANSFORMERS,)),
+    Case("gated_linear_attention", FORWARD, HEADS, (JAX, FLA)),
+    Case("gated_linear_attention", BOTH, HEADS, (JAX, FLA)),
+    Case("delta_rule", FORWARD, HEADS, (FLA,)),
+    Case("delta_rule", BOTH, HEADS, (FLA,)),
+    Case("gated_delta_rule", FORWARD, HEADS, (TRANSFORMERS, JAX, FLA)),
+    Case("gated_delta_rule", BOTH, HEADS, (TRANSFORMERS, JAX, FLA)),
+    Case("mamba_step", STEP, SELECTIVE | {"kernel_size": 4}, (TRANSFORMERS,)),
+    Case("mamba_step", STEP, {"batch": 1, "d_model": 1536, "d_state": 16, "kernel_size": 4}, (TRANSFORMERS,)),
+]
+
+
+# --- One measurement, in a process of its own -------------------------------------------------------------
+
+
+def arrays(case: Case, seed: int = 0) -> list[np.ndarray]:
+    """Draw the inputs of a case, float32."""
+    rng, shape = np.random.default_rng(seed), case.shape
+    batch, seq_len = shape["batch"], shape.get("seq_len", 0)
+    if case.recurrence in ("selective_scan", "mamba_step"):
+        width, state = shape["d_model"], shape["d_state"]
+        A, D = -np.exp(rng.uniform(0, 2.7, (width, state))), rng.normal(size=width)
+        if case.work == STEP:
+            taps = shape["kernel_size"]
+            conv_state, weight = rng.normal(size=(batch, width, taps - 1)), rng.normal(size=(width, taps)) / taps
+            B, C = rng.normal(size=(2, batch, state))
+            x, dt, z = rng.normal(size=(3, batch, width))
+            drawn = [conv_state, rng.normal(size=(batch, width, state)), x, weight, D / 2, dt - 2, A, B, C, D, z]
+        else:
+            u, delta = rng.normal(size=(2, batch, width, seq_len))
+            drawn = [u, delta - 2, A, *rng.normal(size=(2, batch, state, seq_len)), D]
+    elif case.recurrence == "mamba2_scan":
+        heads, state = shape["n_heads"], shape["d_state"]
+        x, dt = rng.normal(size=(batch, seq_len, heads, shape["head_dim"])), rng.normal(size=(batch, seq_len, heads))
+        B, C = rng.normal(size=(2, batch, seq_len, 1, state))
+        drawn = [x, dt - 2, -np.exp(rng.uniform(0, 2.7, heads)), B, C, rng.normal(size=heads)]
+    else:
+        heads, head_k = shape["n_heads"], shape["head_k"]
+        q, k = rng.normal(size=(2, batch, seq_len, heads, head_k))
+        k /= np.linalg.norm(k, axis=-1, keepdims=True)
+        v = rng.normal(size=(batch, seq_len, heads, shape["head_v"]))
+        gates = {"gated_linear_attention": (head_k,), "gated_delta_rule": ()}.get(case.recurrence)
+        g = [] if gates is None else [np.log1p(-0.1 * rng.random((batch, seq_len, heads, *gates)))]
+        beta = [rng.random((batch, seq_len, heads))] if "delta" in case.recurrence else []
+        drawn = [q, k, v, *g, *beta]
+    return [x.astype(np.float32) for x in drawn]
+
+
+def torch_call(function: Function, case: Case, given: list[np.ndarray]) -> Callable[[], Any]:
+    """Make the call that is timed; it gives the output, or the gradients."""
+    import torch
+
+    tensors = [torch.from_numpy(x.copy()) for x in given]
+    if case.work != BOTH:
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return function(*tensors)
+
+        return forward
+    upstream = torch.ones_like(function(*tensors))
+    leaves = [x.requires_grad_() for x in tensors]
+    return lambda: torch.autograd.grad(function(*leaves), leaves, upstream)
+
+
+def jax_call(case: Case, given: list[np.ndarray]) -> Callable[[], Any]:
+    """Make the same of JAX, compiled."""
+    import jax
+
+    function, inputs = jax_scan(case.recurrence), [jax.device_put(x) for x in given]
+    if case.work == BOTH:
+        upstream = jax.numpy.ones_like(jax.jit(function)(*inputs))
+        compiled = jax.jit(lambda *inputs: jax.vjp(function, *inputs)[1](upstream))
+    else:
+        compiled = jax.jit(function)
+    return lambda: jax.block_until_ready(compiled(*inputs))
+
+
+def memory(field: str) -> int | None:
+    """Read a field of this process's status, in bytes; None where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def forget_peak() -> None:
+    """Let the peak of this process's memory begin anew (Linux)."""
+    if os.path.exists("/proc/self/clear_refs"):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def measure(case: Case, by: str, threads: int) -> dict[str, Any]:
+    """Time one way of one case in this process."""
+    make: Callable[[list[np.ndarray], Case], Callable[[], Any]]
+    if by == JAX:
+
+        def make(given: list[np.ndarray], case: Case) -> Callable[[], Any]:
+            return jax_call(case, given)
+    else:
+        import torch
+
+        torch.set_num_threads(threads)
+        function = TORCH[by](case.recurrence)
+
+        def make(given: list[np.ndarray], case: Case) -> Callable[[], Any]:
+            return torch_call(function, case, given)
+
+    if "seq_len" in case.shape:
+        short = Case(case.recurrence, case.work, case.shape | {"seq_len": 64, "batch": 1}, ())
+        make(arrays(short), short)()
+    call = make(arrays(case), case)
+    before = memory("VmRSS")
+    forget_peak()
+    result = call()
+    peak = memory("VmHWM")
+    outputs = result if isinstance(result, (tuple, list)) else [result]
+    sums = [float(np.abs(np.asarray(x, np.float64)).sum()) for x in outputs]
+    del result, outputs
+    seconds: list[float] = []
+    inner = 200 if case.work == STEP else 1
+    while len(seconds) < REPEATS and (sum(seconds) * inner < BUDGET or len(seconds) < 2):
+        start = time.perf_counter()
+        for _ in range(inner):
+            call()
+        seconds.append((time.perf_counter() - start) / inner)
+    return {
+        "seconds": seconds,
+        "peak_bytes": None if before is None or peak is None else max(0, peak - before),
+        "sums": sums,
+    }
+
+
+def errors() -> list[dict[str, Any]]:
+    """Measure float32 against float64 in our own core: the largest difference over the largest value."""
+    import torch
+
+    from ngram_copy.models import ops
+
+    def relative(a: Any, b: Any) -> float:
+        return float((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-300))
+
+    found = []
+    for case in (case for case in CASES if case.work == BOTH and case.shape["seq_len"] == 1024):
+        both = []
+        for dtype in (torch.float32, torch.float64):
+            leaves = [torch.from_numpy(x).to(dtype).requires_grad_() for x in arrays(case)]
+            given = dict(zip(INPUTS[case.recurrence], leaves, strict=True))
+            y, state = getattr(ops, case.recurrence)(**given, **SOFTPLUS.get(case.recurrence, {}), backend="rust")
+            both.append((y.detach(), state.detach(), torch.autograd.grad(y, leaves, torch.ones_like(y))))
+        (y, state, of), (y64, state64, of64) = both
+        found.append(
+            {
+                "recurrence": case.recurrence,
+                "output": relative(y, y64),
+                "last_state": relative(state, state64),
+                "gradients": max(relative(a, b) for a, b in zip(of, of64, strict=True)),
+            }
+        )
+    return found
+
+
+# --- All of them ------------------------------------------------------------------------------------------
+
+
+def child(arguments: list[str], threads: int) -> Any:
+    """Run this file with other arguments on so many cores; gives what it prints."""
+    cores = sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_setaffinity") else None
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    if threads == 1:
+        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run(cases: list[int], threads: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Measure all ways of some cases in turn; the outputs of each are held against ours."""
+    found = []
+    for index in cases:
+        case = CASES[index]
+        print(f"\n{case}", file=sys.stderr)
+        for count in threads:
+            kept: dict[str, dict[str, Any]] = {}
+            for _ in range(rounds):
+                for by in (OURS, *case.peers):
+                    if rounds > 1 and sum(kept.get(by, {"seconds": []})["seconds"]) > 4 * BUDGET:
+                        continue  # what takes so long is timed in one round
+                    one = child(["--one", str(index), by, str(count)], count)
+                    entry = kept.setdefault(by, one | {"seconds": []})
+                    entry["seconds"] = entry["seconds"] + one["seconds"]
+                    sums = np.asarray(one["sums"])
+                    if not np.allclose(sums, kept[OURS]["sums"], rtol=1e-3):
+                        raise SystemExit(f"{case}: {by} computes something else: {sums} is not {kept[OURS]['sums']}")
+            measured = [
+                {"recurrence": case.recurrence, "pass": case.work, "shape": case.shape, "threads": count, "by": by}
+                | {key: value for key, value in entry.items() if key != "sums"}
+                for by, entry in kept.items()
+            ]
+            print(table(measured), file=sys.stderr)
+            found += measured
+    return found
+
+
+def median(measurement: dict[str, Any]) -> float:
+    """Give the median time, in seconds."""
+    return statistics.median(measurement["seconds"])
+
+
+def table(measurements: list[dict[str, Any]]) -> str:
+    """Make the lines of one case on so many threads: median, spread, memory and how much faster ours is."""
+    ours = measurements[0]
+    lines = []
+    for m in measurements:
+        times = sorted(m["seconds"])
+        quartiles = (times[len(times) // 4], times[-1 - len(times) // 4])
+        spread = (quartiles[1] - quartiles[0]) / 2 / median(m)
+        peak = f"{m['peak_bytes'] / 1e6:9.1f} MB" if m["peak_bytes"] is not None else " " * 12
+        ratios = f"ours is {median(m) / median(ours):6.1f}× faster" if m is not ours else ""
+        if m is not ours and m["peak_bytes"] and ours["peak_bytes"] and m["pass"] != STEP:
+            ratios += f" with {ours['peak_bytes'] / m['peak_bytes']:.3f} of the memory"
+        threads = f"{m['threads']} thread" + ("s" if m["threads"] > 1 else " ")
+        lines.append(f"  {threads}  {m['by']:<20} {median(m) * 1e3:10.3f} ms ±{spread:4.0%} {peak}  {ratios}")
+    return "\n".join(lines)
+
+
+# --- Bounds: what one thread of this machine could do at best ---------------------------------------------
+
+
+def rates() -> dict[str, float]:
+    """Measure what one thread does at best: exponentials (of ``cargo bench``), floating-point operations, bytes."""
+    import torch
+
+    torch.set_num_threads(1)
+    found: dict[str, float] = {}
+    estimates = Path("target/criterion").glob("Exp2Bounded/*/new/estimates.json")
+    times = [json.loads(path.read_text())["median"]["point_estimate"] for path in estimates if "libm" not in str(path)]
+    if times:
+        found["exponentials"] = EXP_NUMBERS / (min(times) * 1e-9)
+
+    def best(work: Callable[[], Any]) -> float:
+        work()
+        seconds = []
+        for _ in range(10):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    a = torch.randn(1024, 1024)
+    out = torch.empty_like(a)
+    found["flops"] = 2 * 1024**3 / best(lambda: torch.mm(a, a, out=out))
+    source = np.zeros(1 << 26, np.uint8)
+    target = np.ones_like(source)
+    found["bytes"] = 2 * source.size / best(lambda: np.copyto(target, source))
+    return found
+
+
+def bound(case: Case, rate: dict[str, float]) -> float | None:
+    """Give the seconds that a case takes at least on one thread, where that is known (None where it is not).
+
+    The selective scan: its exponentials, which the backward pass computes again. Forward passes of the matrix families:
+    multiply-adds of every number of a state at each step: decay, write and read, and for the delta rule what is erased.
+    """
+    shape = case.shape
+    if case.recurrence == "selective_scan" and "exponentials" in rate:
+        numbers = shape["batch"] * shape["d_model"] * shape["d_state"] * shape["seq_len"]
+        return numbers * (2 if case.work == BOTH else 1) / rate["exponentials"]
+    touches = {"gated_linear_attention": 3, "delta_rule": 3, "gated_delta_rule": 4}.get(case.recurrence)
+    if touches and case.work == FORWARD:
+        numbers = shape["batch"] * shape["n_heads"] * shape["head_k"] * shape["head_v"] * shape["seq_len"]
+        return 2 * touches * numbers / rate["flops"]
+    return None
+
+
+def shares(measurements: list[dict[str, Any]], rate: dict[str, float]) -> list[str]:
+    """Say which share of the bound each of our cases reaches on one thread."""
+    lines = []
+    for m in measurements:
+        if m["by"] != OURS or m["threads"] != 1:
+            continue
+        case = Case(m["recurrence"], m["pass"], m["shape"], ())
+        least = bound(case, rate)
+        if least is not None:
+            lines.append(f"  {least / median(m):4.0%} ({least * 1e3:.1f} of {median(m) * 1e3:.1f} ms)  {case}")
+    return lines
+
+
+def main() -> int:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose description has this text")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds in which all ways of a case take turns")
+    parser.add_argument("--records", type=Path, help="folder in which a record of the run is kept")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--errors", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--rates", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        index, by, threads = options.one
+        print(json.dumps(measure(CASES[int(index)], by, int(threads))))
+        return 0
+    if options.errors or options.rates:
+        print(json.dumps(errors() if options.errors else rates()))
+        return 0
+    chosen = [index for index, case in enumerate(CASES) if options.only in str(case)]
+    if not chosen:
+        parser.error(f"no case has {options.only!r} in its description; they are:\n" + "\n".join(map(str, CASES)))
+    rate = child(["--rates"], 1)
+    measurements = run(chosen, options.threads, options.rounds)
+    record = {
+        "schema": 1,
+        "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": cpuinfo.get_cpu_info()["brand_raw"],
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "rates": rate,
+        "errors": child(["--errors"], 1),
+        "measurements": measurements,
+    }
+    print(
+        "\nShare of the bound, one thread: " + ", ".join(f"{value / 1e9:.3g} G{key}/s" for key, value in rate.items())
+    )
+    print("\n".join(shares(measurements, rate)))
+    print("\nLargest difference of float32 from float64, over the largest value:")
+    for error in record["errors"]:
+        values = ", ".join(f"{name} {value:.1e}" for name, value in error.items() if name != "recurrence")
+        print(f"  {error['recurrence']}: {values}")
+    if options.records:
+        options.records.mkdir(parents=True, exist_ok=True)
+        path = options.records / record_name("ssm", record["datetime"], record["cpu"])
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"\nRecord: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

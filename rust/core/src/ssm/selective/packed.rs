@@ -1,0 +1,175 @@
+//! What the kernels have in registers or step by step: weights, rates and step sizes; the output's last touch.
+
+use crate::simd::{self, Float, Isa, Vector};
+use crate::ssm::sequence::{BLOCK, Block};
+
+/// What is the same for all channels of a part in one block of steps.
+pub(super) struct Packed<V> {
+    /// Registers of a channel's states.
+    pub(super) registers: usize,
+    /// Lanes of the last register.
+    pub(super) last: usize,
+    /// `b[register * BLOCK + step]`.
+    pub(super) b: Vec<V>,
+    pub(super) c: Vec<V>,
+}
+
+impl<V: Vector> Packed<V> {
+    #[inline(always)]
+    pub(super) fn new(isa: V::Isa, d_state: usize) -> Self {
+        let registers = d_state.div_ceil(V::LANES);
+        let zeros = vec![V::splat(isa, V::Scalar::ZERO); registers * BLOCK];
+        Self { registers, last: d_state - (registers - 1) * V::LANES, b: zeros.clone(), c: zeros }
+    }
+
+    /// Takes the steps of a block from (`d_state`, `seq_len`).
+    #[inline(always)]
+    pub(super) fn pack(&mut self, isa: V::Isa, b: &[V::Scalar], c: &[V::Scalar], seq_len: usize, block: Block) {
+        for (from, to) in [(b, &mut self.b), (c, &mut self.c)] {
+            for (rows, registers) in from.chunks(V::LANES * seq_len).zip(to.chunks_mut(BLOCK)) {
+                let mut lanes = [[V::Scalar::ZERO; 8]; BLOCK];
+                for (lane, row) in rows.chunks(seq_len).enumerate() {
+                    for (lanes, value) in lanes.iter_mut().zip(&row[block.start..block.end]) {
+                        lanes[lane] = *value;
+                    }
+                }
+                for (register, lanes) in registers.iter_mut().zip(&lanes[..block.steps()]) {
+                    *register = V::load(isa, lanes);
+                }
+            }
+        }
+    }
+}
+
+/// A channel's rates, in registers.
+pub(super) struct Rates<V> {
+    /// Rates: `a[channel * registers + register]`.
+    pub(super) a: Vec<V>,
+    /// The same times log2 e.
+    pub(super) a2: Vec<V>,
+    /// The largest absolute value of a channel's.
+    pub(super) largest: Vec<f64>,
+}
+
+impl<V: Vector> Rates<V> {
+    #[inline(always)]
+    pub(super) fn new(isa: V::Isa, a: &[V::Scalar], d_state: usize) -> Self {
+        let registers = d_state.div_ceil(V::LANES);
+        let channels = a.len() / d_state;
+        let mut rates = Self {
+            a: Vec::with_capacity(channels * registers),
+            a2: Vec::with_capacity(channels * registers),
+            largest: Vec::with_capacity(channels),
+        };
+        let log2_e = V::splat(isa, V::Scalar::from_f64(std::f64::consts::LOG2_E));
+        for a in a.chunks(d_state) {
+            for a in a.chunks(V::LANES) {
+                let a = V::load(isa, a);
+                rates.a.push(a);
+                rates.a2.push(a * log2_e);
+            }
+            let mut largest = 0.0;
+            for a in a {
+                let a = a.to_f64().abs() * std::f64::consts::LOG2_E;
+                // NaN stays.
+                largest = if a <= largest { largest } else { a };
+            }
+            rates.largest.push(largest);
+        }
+        rates
+    }
+}
+
+/// A channel's step sizes in a block of steps, and the inputs times these.
+pub(super) struct StepSizes<T> {
+    pub(super) delta: [T; BLOCK],
+    pub(super) delta_u: [T; BLOCK],
+    /// The derivative of softplus, where `delta` goes through it.
+    pub(super) slope: [T; BLOCK],
+    pub(super) largest: f64,
+}
+
+impl<T: Float> StepSizes<T> {
+    pub(super) const EMPTY: Self =
+        Self { delta: [T::ZERO; BLOCK], delta_u: [T::ZERO; BLOCK], slope: [T::ONE; BLOCK], largest: 0.0 };
+
+    #[inline(always)]
+    pub(super) fn read<I: Isa>(
+        &mut self,
+        isa: I,
+        u: &[T],
+        delta: &[T],
+        bias: impl Fn(usize) -> T::Vector<I>,
+        softplus: bool,
+    ) {
+        let zero = T::Vector::<I>::splat(isa, T::ZERO);
+        let (mut largest, mut not_finite) = (zero, zero);
+        let lanes = T::Vector::<I>::LANES;
+        for start in (0..u.len()).step_by(lanes) {
+            let mut step = T::Vector::<I>::load(isa, &delta[start..]) + bias(start);
+            if softplus {
+                let slope;
+                (step, slope) = T::softplus_and_slope(isa, step);
+                slope.store(&mut self.slope[start..]);
+            }
+            step.store(&mut self.delta[start..]);
+            (step * T::Vector::<I>::load(isa, &u[start..])).store(&mut self.delta_u[start..]);
+            // What is read beyond the slice are zeros: finite, and at most softplus(bias).
+            largest = largest.max(step.abs());
+            not_finite = step.mul_add(zero, not_finite);
+        }
+        let mut lanes = [T::ZERO; 8];
+        largest.store(&mut lanes);
+        let largest = lanes.iter().fold(T::ZERO, |most, x| if *x > most { *x } else { most });
+        self.largest = if not_finite.sum() == T::ZERO { largest.to_f64() } else { f64::INFINITY };
+    }
+}
+
+#[inline(always)]
+pub(super) fn load_states<V: Vector>(isa: V::Isa, from: &[V::Scalar], d_state: usize, to: &mut [V]) {
+    for (from, to) in from.chunks(d_state).zip(to.chunks_mut(d_state.div_ceil(V::LANES))) {
+        for (from, to) in from.chunks(V::LANES).zip(to) {
+            *to = V::load(isa, from);
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn store_states<V: Vector>(from: &[V], to: &mut [V::Scalar]) {
+    for (from, to) in from.iter().zip(to.chunks_mut(V::LANES)) {
+        from.store(to);
+    }
+}
+
+/// Asks for numbers of the next channel: rows are so far apart that no processor foresees them.
+#[inline(always)]
+pub(super) fn prefetch<T>(values: &[T], start: usize, count: usize) {
+    for at in (start..start + count).step_by(64 / size_of::<T>()) {
+        simd::prefetch(values, at);
+    }
+}
+
+/// y + D u, then times `SiLU(z)`.
+#[inline(always)]
+pub(super) fn finish<T: Float, I: Isa>(
+    isa: I,
+    y: &mut [T],
+    u: &[T],
+    d: Option<impl Fn(usize) -> T::Vector<I>>,
+    z: Option<&[T]>,
+) {
+    if d.is_none() && z.is_none() {
+        return;
+    }
+    for start in (0..y.len()).step_by(T::Vector::<I>::LANES) {
+        let mut out = T::Vector::<I>::load(isa, &y[start..]);
+        if let Some(d) = &d {
+            out = d(start).mul_add(T::Vector::<I>::load(isa, &u[start..]), out);
+        }
+        if let Some(z) = z {
+            let z = T::Vector::<I>::load(isa, &z[start..]);
+            out = out * (z * T::sigmoid(isa, z));
+        }
+        out.store(&mut y[start..]);
+    }
+}
