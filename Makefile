@@ -69,7 +69,7 @@ $(VENV)/.peers: $(VENV)/.dev
 	@touch $@
 
 bench-ssm: $(VENV)/.peers  ## time the recurrences against their peers; prints ratios, keeps a record
-	@cargo bench -q -p ngram-copy-core --bench math -- Exp2Bounded >/dev/null
+	@cargo bench -q -p ngram-copy-core --bench math -- '^Exp2/' >/dev/null
 	@$(BIN)/python benches/ssm.py --records results
 
 report: $(VENV)/.bench  ## write the report of results/quick again

@@ -309,7 +309,7 @@ def rates() -> dict[str, float]:
 
     torch.set_num_threads(1)
     found: dict[str, float] = {}
-    estimates = Path("target/criterion").glob("Exp2Bounded/*/new/estimates.json")
+    estimates = Path("target/criterion").glob("Exp2/*/new/estimates.json")
     times = [json.loads(path.read_text())["median"]["point_estimate"] for path in estimates if "libm" not in str(path)]
     if times:
         found["exponentials"] = EXP_NUMBERS / (min(times) * 1e-9)

@@ -10,8 +10,8 @@ use super::{Float, Isa, Kernel, Level, Vector};
 pub enum Function {
     /// [`Float::exp`].
     Exp,
-    /// [`Float::exp2_bounded`].
-    Exp2Bounded,
+    /// [`Float::exp2_of_products`] with 1.
+    Exp2,
     /// [`Float::expm1`].
     Expm1,
     /// [`Float::log1p`].
@@ -30,7 +30,7 @@ impl Function {
     /// Every function.
     pub const ALL: [Self; 8] = [
         Self::Exp,
-        Self::Exp2Bounded,
+        Self::Exp2,
         Self::Expm1,
         Self::Log1p,
         Self::Softplus,
@@ -81,9 +81,10 @@ impl<T: Float> Kernel for Map<'_, T> {
                 each!(x => [T::$name(isa, x[0]), T::$name(isa, x[1]), T::$name(isa, x[2]), T::$name(isa, x[3])])
             };
         }
+        let (constants, one) = (T::exp2_constants(isa), T::Vector::<I>::splat(isa, T::ONE));
         match function {
             Function::Exp => each!(exp),
-            Function::Exp2Bounded => each!(x => T::exp2_bounded(isa, x)),
+            Function::Exp2 => each!(x => T::exp2_of_products(isa, &constants, x, [one; 4])),
             Function::Expm1 => each!(expm1),
             Function::Log1p => each!(log1p),
             Function::Softplus => each!(softplus),

@@ -59,19 +59,31 @@ pub(super) mod single {
     }
 
     #[inline(always)]
-    pub(in crate::simd) fn exp2_bounded<V: Vector<Scalar = f32>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N] {
-        // Loops, not closures: a closure would be a function of its own, without the instruction set.
-        let magic = V::splat(isa, f32::MAGIC);
-        let (mut shifted, mut f) = (x, x);
-        for n in 0..N {
-            shifted[n] = x[n] + magic;
-            f[n] = x[n] - (shifted[n] - magic);
+    pub(in crate::simd) fn exp2_constants<V: Vector<Scalar = f32>>(isa: V::Isa) -> [V; 8] {
+        let mut constants = [V::splat(isa, f32::MAGIC); 8];
+        for (constant, coefficient) in constants.iter_mut().zip([1.0].into_iter().chain(EXP2M1)) {
+            *constant = V::splat(isa, coefficient);
         }
-        let mut sums = [V::splat(isa, EXP2M1[5]); N];
-        for coefficient in [EXP2M1[4], EXP2M1[3], EXP2M1[2], EXP2M1[1], EXP2M1[0], 1.0] {
-            let coefficient = V::splat(isa, coefficient);
+        std::hint::black_box(constants)
+    }
+
+    #[inline(always)]
+    pub(in crate::simd) fn exp2_of_products<V: Vector<Scalar = f32>, const N: usize>(
+        _: V::Isa,
+        constants: &[V; 8],
+        a: [V; N],
+        b: [V; N],
+    ) -> [V; N] {
+        // Loops, not closures: a closure would be a function of its own, without the instruction set.
+        let [coefficients @ .., c6, magic] = constants;
+        let (mut shifted, mut f, mut sums) = (a, a, [*c6; N]);
+        for n in 0..N {
+            shifted[n] = a[n].mul_add(b[n], *magic);
+            f[n] = a[n].mul_add(b[n], *magic - shifted[n]);
+        }
+        for coefficient in coefficients.iter().rev() {
             for n in 0..N {
-                sums[n] = sums[n].mul_add(f[n], coefficient);
+                sums[n] = sums[n].mul_add(f[n], *coefficient);
             }
         }
         for n in 0..N {
@@ -171,8 +183,22 @@ pub(super) mod double {
     }
 
     #[inline(always)]
-    pub(in crate::simd) fn exp2_bounded<V: Vector<Scalar = f64>, const N: usize>(isa: V::Isa, x: [V; N]) -> [V; N] {
-        x.map(|x| x.map(isa, libm::exp2))
+    pub(in crate::simd) fn exp2_constants<V: Vector<Scalar = f64>>(isa: V::Isa) -> [V; 8] {
+        [V::splat(isa, 0.0); 8]
+    }
+
+    #[inline(always)]
+    pub(in crate::simd) fn exp2_of_products<V: Vector<Scalar = f64>, const N: usize>(
+        isa: V::Isa,
+        _: &[V; 8],
+        a: [V; N],
+        b: [V; N],
+    ) -> [V; N] {
+        let mut powers = a;
+        for n in 0..N {
+            powers[n] = (a[n] * b[n]).map(isa, libm::exp2);
+        }
+        powers
     }
 
     #[inline(always)]

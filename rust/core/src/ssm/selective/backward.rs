@@ -1,7 +1,7 @@
 //! The backward pass: blocks from the last to the first, each recomputed from the state that the forward pass kept.
 
 use super::packed::{Packed, Rates, StepSizes, load_states, prefetch, store_states};
-use super::tile::{BOUNDED, History, Tile, TileSums};
+use super::tile::{History, LARGEST, Tile, TileSums};
 use super::{Inputs, Part, Shape, Upstream};
 use crate::simd::{Float, Isa, Kernel, Vector};
 use crate::ssm::parts::by_twos;
@@ -96,21 +96,16 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 let mut dy = [T::ZERO; BLOCK];
                 before_gate::<T, I>(isa, out, z, &mut dy);
                 let (mut sum_b, mut sum_a, mut y) = ([T::ZERO; BLOCK], [T::ZERO; BLOCK], [T::ZERO; BLOCK]);
-                let bounded = sizes.largest * rates.largest[channel] < BOUNDED;
+                let bounded = sizes.largest * rates.largest[channel] < LARGEST;
                 let of_channel = channel * registers..(channel + 1) * registers;
                 let a = &rates.a[of_channel.clone()];
                 let for_decay = if bounded { &rates.a2[of_channel.clone()] } else { a };
                 by_twos!(registers, |register, WIDTH| {
                     let tile = Tile::<T::Vector<I>, WIDTH>::of(isa, &packed, for_decay, register);
-                    tile.decays(isa, count, &sizes.delta, bounded, &mut history.decays);
                     let start = &start_states[register..];
-                    if tile.unused.is_some() {
-                        tile.recompute::<true>(isa, count, &sizes.delta_u, start, &mut history);
-                    } else {
-                        tile.recompute::<false>(isa, count, &sizes.delta_u, start, &mut history);
-                    }
+                    tile.recompute(isa, count, &sizes, bounded, start, &mut history);
                     if z.is_some() {
-                        tile.products(isa, count, &history, &mut products);
+                        tile.products(count, &history, &mut products);
                         add_sums(&products, &mut y);
                     }
                     let mut sums = TileSums {

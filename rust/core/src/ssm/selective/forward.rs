@@ -1,7 +1,7 @@
 //! The whole sequence.
 
 use super::packed::{Packed, Rates, StepSizes, finish, load_states, prefetch, store_states};
-use super::tile::{BOUNDED, Tile};
+use super::tile::{LARGEST, Tile};
 use super::{Inputs, Outputs, Part, Shape};
 use crate::simd::{Float, Isa, Kernel, Vector};
 use crate::ssm::parts::by_twos;
@@ -42,7 +42,6 @@ impl<T: Float> Kernel for Forward<'_, T> {
         }
         let kept = sequences.checkpoints() * d_state;
         let mut sizes = StepSizes::EMPTY;
-        let mut decays = [[zero; 2]; BLOCK];
         let mut products = [zero; BLOCK];
         let mut sums = [T::ZERO; BLOCK];
         for block in sequences.blocks(part.row) {
@@ -69,18 +68,13 @@ impl<T: Float> Kernel for Forward<'_, T> {
                     }
                 }
                 let y = &mut y[channel * seq_len + block.start..][..count];
-                let bounded = sizes.largest * rates.largest[channel] < BOUNDED;
+                let bounded = sizes.largest * rates.largest[channel] < LARGEST;
                 let rates = if bounded { &rates.a2 } else { &rates.a };
                 let rates = &rates[channel * registers..][..registers];
                 by_twos!(registers, |first, WIDTH| {
                     let tile = Tile::<T::Vector<I>, WIDTH>::of(isa, &packed, rates, first);
                     let states = &mut states[first..];
-                    tile.decays(isa, count, &sizes.delta, bounded, &mut decays);
-                    if tile.unused.is_some() {
-                        tile.scan::<true>(isa, count, &sizes.delta_u, &decays, states, &mut products);
-                    } else {
-                        tile.scan::<false>(isa, count, &sizes.delta_u, &decays, states, &mut products);
-                    }
+                    tile.scan(isa, count, &sizes, bounded, states, &mut products);
                     T::Vector::<I>::sums(&products[..count], &mut sums[..count]);
                     if first == 0 {
                         y.copy_from_slice(&sums[..count]);

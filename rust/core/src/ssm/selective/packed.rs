@@ -12,6 +12,8 @@ pub(super) struct Packed<V> {
     /// `b[register * BLOCK + step]`.
     pub(super) b: Vec<V>,
     pub(super) c: Vec<V>,
+    /// [`Float::exp2_constants`].
+    pub(super) exp2: [V; 8],
 }
 
 impl<V: Vector> Packed<V> {
@@ -19,7 +21,13 @@ impl<V: Vector> Packed<V> {
     pub(super) fn new(isa: V::Isa, d_state: usize) -> Self {
         let registers = d_state.div_ceil(V::LANES);
         let zeros = vec![V::splat(isa, V::Scalar::ZERO); registers * BLOCK];
-        Self { registers, last: d_state - (registers - 1) * V::LANES, b: zeros.clone(), c: zeros }
+        Self {
+            registers,
+            last: d_state - (registers - 1) * V::LANES,
+            b: zeros.clone(),
+            c: zeros,
+            exp2: V::Scalar::exp2_constants(isa),
+        }
     }
 
     /// Takes the steps of a block from (`d_state`, `seq_len`).

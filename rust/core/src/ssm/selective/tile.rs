@@ -5,16 +5,14 @@ use crate::simd::{Float, Vector};
 use crate::ssm::sequence::BLOCK;
 
 /// 2^x is computed without a clamp where |x| is below this.
-pub(super) const BOUNDED: f64 = 120.0;
-
-/// exp(Δ A) at each step, for up to two registers.
-pub(super) type Decays<V> = [[V; 2]; BLOCK];
+pub(super) const LARGEST: f64 = 120.0;
 
 /// States and decays of a tile in a block of steps.
 pub(super) struct History<V> {
     /// Before the first step and after each.
     pub(super) states: [[V; 2]; BLOCK + 1],
-    pub(super) decays: Decays<V>,
+    /// exp(Δ A) at each step.
+    pub(super) decays: [[V; 2]; BLOCK],
 }
 
 /// What a tile adds to in the backward pass.
@@ -35,11 +33,12 @@ pub(super) struct TileSums<'a, V> {
 
 /// Registers of one channel's states, with what they meet in a block of steps.
 pub(super) struct Tile<'a, V, const WIDTH: usize> {
-    pub(super) rates: [V; WIDTH],
-    pub(super) b: [&'a [V; BLOCK]; WIDTH],
-    pub(super) c: [&'a [V; BLOCK]; WIDTH],
+    rates: [V; WIDTH],
+    b: [&'a [V; BLOCK]; WIDTH],
+    c: [&'a [V; BLOCK]; WIDTH],
+    constants: &'a [V; 8],
     /// 0 in the lanes that hold states, 1 in the others.
-    pub(super) unused: Option<V>,
+    unused: Option<V>,
 }
 
 impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
@@ -57,41 +56,31 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
             rates: std::array::from_fn(|register| rates[at(register)]),
             b: std::array::from_fn(|register| &b[at(register)]),
             c: std::array::from_fn(|register| &c[at(register)]),
+            constants: &packed.exp2,
             unused,
         }
     }
 
-    /// exp(Δ A) at each step: `rates` are A log2 e where `bounded` says that the product is below [`BOUNDED`], else A.
+    /// exp(Δ A) at two steps: `rates` are A log2 e where `BOUNDED` says that the product is below [`LARGEST`], else A.
     #[inline(always)]
-    pub(super) fn decays(
-        &self,
-        isa: V::Isa,
-        count: usize,
-        delta: &[V::Scalar; BLOCK],
-        bounded: bool,
-        decays: &mut Decays<V>,
-    ) {
-        if !bounded {
-            for (t, decays) in decays.iter_mut().enumerate().take(count) {
-                let delta = V::splat(isa, delta[t]);
+    fn decays<const BOUNDED: bool>(&self, isa: V::Isa, delta: [V; 2]) -> [[V; WIDTH]; 2] {
+        let (a, b) = (self.rates[0], self.rates[WIDTH - 1]);
+        let mut decays = [self.rates; 2];
+        if !BOUNDED {
+            for step in 0..2 {
                 for register in 0..WIDTH {
-                    decays[register] = V::Scalar::exp(isa, delta * self.rates[register]);
+                    decays[step][register] = V::Scalar::exp(isa, delta[step] * self.rates[register]);
                 }
             }
-            return;
+        } else if WIDTH == 1 {
+            [decays[0][0], decays[1][0]] = V::Scalar::exp2_of_products(isa, self.constants, delta, [a; 2]);
+        } else {
+            // Four registers in step.
+            let deltas = [delta[0], delta[0], delta[1], delta[1]];
+            [decays[0][0], decays[0][1], decays[1][0], decays[1][1]] =
+                V::Scalar::exp2_of_products(isa, self.constants, deltas, [a, b, a, b]);
         }
-        // Four registers in step: a pair of steps beyond the last one does no harm.
-        let (deltas, pairs) = (delta.as_chunks::<2>().0, decays.as_chunks_mut::<2>().0);
-        for (delta, [first, second]) in deltas.iter().zip(pairs).take(count.div_ceil(2)) {
-            let [delta_1, delta_2] = delta.map(|delta| V::splat(isa, delta));
-            let (a, b) = (self.rates[0], self.rates[WIDTH - 1]);
-            if WIDTH == 1 {
-                [first[0], second[0]] = V::Scalar::exp2_bounded(isa, [delta_1 * a, delta_2 * a]);
-            } else {
-                [first[0], first[1], second[0], second[1]] =
-                    V::Scalar::exp2_bounded(isa, [delta_1 * a, delta_1 * b, delta_2 * a, delta_2 * b]);
-            }
-        }
+        decays
     }
 
     /// 0 in the lanes that hold no states: what stands there may be NaN where a step size is infinite.
@@ -105,14 +94,15 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
 
     /// h = decay ⊙ h + Δ u B.
     #[inline(always)]
-    pub(super) fn advance<const PARTIAL: bool>(
+    fn advance<const PARTIAL: bool>(
         &self,
         isa: V::Isa,
         t: usize,
-        decays: &[V; 2],
-        delta_u: V,
+        decays: &[V; WIDTH],
+        delta_u: V::Scalar,
         h: &mut [V; WIDTH],
     ) {
+        let delta_u = V::splat(isa, delta_u);
         for register in 0..WIDTH {
             h[register] = decays[register].mul_add(h[register], delta_u * self.b[register][t]);
         }
@@ -121,55 +111,111 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
         }
     }
 
-    /// `count` steps; `products` are C ⊙ h, summed over registers.
+    /// C ⊙ h, summed over registers.
     #[inline(always)]
-    pub(super) fn scan<const PARTIAL: bool>(
+    fn product(&self, t: usize, h: &[V; WIDTH]) -> V {
+        let mut product = self.c[0][t] * h[0];
+        for register in 1..WIDTH {
+            product = self.c[register][t].mul_add(h[register], product);
+        }
+        product
+    }
+
+    /// `count` steps; `products` are C ⊙ h, summed over registers. `bounded` as for [`Self::decays`].
+    #[inline(always)]
+    pub(super) fn scan(
         &self,
         isa: V::Isa,
         count: usize,
-        delta_u: &[V::Scalar; BLOCK],
-        decays: &Decays<V>,
+        sizes: &StepSizes<V::Scalar>,
+        bounded: bool,
+        states: &mut [V],
+        products: &mut [V; BLOCK],
+    ) {
+        match (bounded, self.unused) {
+            (true, None) => self.scan_as::<false, true>(isa, count, sizes, states, products),
+            (true, Some(_)) => self.scan_as::<true, true>(isa, count, sizes, states, products),
+            (false, _) => self.scan_as::<true, false>(isa, count, sizes, states, products),
+        }
+    }
+
+    #[inline(always)]
+    fn scan_as<const PARTIAL: bool, const BOUNDED: bool>(
+        &self,
+        isa: V::Isa,
+        count: usize,
+        sizes: &StepSizes<V::Scalar>,
         states: &mut [V],
         products: &mut [V; BLOCK],
     ) {
         let mut h: [V; WIDTH] = std::array::from_fn(|register| states[register]);
-        for t in 0..count.min(BLOCK) {
-            self.advance::<PARTIAL>(isa, t, &decays[t], V::splat(isa, delta_u[t]), &mut h);
-            let mut product = self.c[0][t] * h[0];
-            for register in 1..WIDTH {
-                product = self.c[register][t].mul_add(h[register], product);
+        let count = count.min(BLOCK);
+        for pair in 0..count.div_ceil(2) {
+            let delta = [V::splat(isa, sizes.delta[2 * pair]), V::splat(isa, sizes.delta[2 * pair + 1])];
+            // Of both steps, also where the second is beyond the last: it is not taken.
+            let decays = self.decays::<BOUNDED>(isa, delta);
+            for (step, decays) in decays.iter().enumerate() {
+                let t = 2 * pair + step;
+                if t < count {
+                    self.advance::<PARTIAL>(isa, t, decays, sizes.delta_u[t], &mut h);
+                    products[t] = self.product(t, &h);
+                }
             }
-            products[t] = product;
         }
         states[..WIDTH].copy_from_slice(&h);
     }
 
-    /// The states before and after each of `count` steps, from those before the first.
+    /// The decays of `count` steps, and the states before and after each, from those before the first. `bounded` as for
+    /// [`Self::decays`].
     #[inline(always)]
-    pub(super) fn recompute<const PARTIAL: bool>(
+    pub(super) fn recompute(
         &self,
         isa: V::Isa,
         count: usize,
-        delta_u: &[V::Scalar; BLOCK],
+        sizes: &StepSizes<V::Scalar>,
+        bounded: bool,
+        start: &[V],
+        history: &mut History<V>,
+    ) {
+        match (bounded, self.unused) {
+            (true, None) => self.recompute_as::<false, true>(isa, count, sizes, start, history),
+            (true, Some(_)) => self.recompute_as::<true, true>(isa, count, sizes, start, history),
+            (false, _) => self.recompute_as::<true, false>(isa, count, sizes, start, history),
+        }
+    }
+
+    #[inline(always)]
+    fn recompute_as<const PARTIAL: bool, const BOUNDED: bool>(
+        &self,
+        isa: V::Isa,
+        count: usize,
+        sizes: &StepSizes<V::Scalar>,
         start: &[V],
         history: &mut History<V>,
     ) {
         let mut h: [V; WIDTH] = std::array::from_fn(|register| start[register]);
+        let count = count.min(BLOCK);
         history.states[0][..WIDTH].copy_from_slice(&h);
-        for t in 0..count.min(BLOCK) {
-            self.advance::<PARTIAL>(isa, t, &history.decays[t], V::splat(isa, delta_u[t]), &mut h);
-            history.states[t + 1][..WIDTH].copy_from_slice(&h);
+        for pair in 0..count.div_ceil(2) {
+            let delta = [V::splat(isa, sizes.delta[2 * pair]), V::splat(isa, sizes.delta[2 * pair + 1])];
+            let decays = self.decays::<BOUNDED>(isa, delta);
+            for (step, decays) in decays.iter().enumerate() {
+                let t = 2 * pair + step;
+                if t < count {
+                    history.decays[t][..WIDTH].copy_from_slice(decays);
+                    self.advance::<PARTIAL>(isa, t, decays, sizes.delta_u[t], &mut h);
+                    history.states[t + 1][..WIDTH].copy_from_slice(&h);
+                }
+            }
         }
     }
 
     /// C ⊙ h at each step, summed over registers.
     #[inline(always)]
-    pub(super) fn products(&self, isa: V::Isa, count: usize, history: &History<V>, products: &mut [V; BLOCK]) {
+    pub(super) fn products(&self, count: usize, history: &History<V>, products: &mut [V; BLOCK]) {
         for (t, product) in products.iter_mut().enumerate().take(count) {
-            *product = V::splat(isa, V::Scalar::ZERO);
-            for register in 0..WIDTH {
-                *product = self.c[register][t].mul_add(history.states[t + 1][register], *product);
-            }
+            let h = history.states[t + 1];
+            *product = self.product(t, &std::array::from_fn(|register| h[register]));
         }
     }
 
