@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' 2>/dev/null) Cargo.toml Cargo.lock rustfmt.toml
 THREADS ?= 2
 REFERENCE ?= $(lastword $(sort $(wildcard results/*-symbolic)))
+SSM_RECORD ?= $(lastword $(sort $(wildcard results/ssm-*.json)))
 
 .DEFAULT_GOAL := help
-.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench bench-ssm report headline docs-check clean
+.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench bench-ssm report headline recurrences docs-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -77,6 +78,9 @@ report: $(VENV)/.bench  ## write the report of results/quick again
 
 headline: $(VENV)/.bench  ## splice README's first table from the newest reference records
 	@$(BIN)/python docs/headline.py $(REFERENCE) --readme README.md
+
+recurrences: $(VENV)/.dev  ## splice the table of docs/recurrences.md from the newest record of errors and speeds
+	@$(BIN)/python docs/recurrences.py $(SSM_RECORD) --page docs/recurrences.md
 
 docs-check: $(VENV)/.dev  ## run every command of README and docs
 	@$(BIN)/python tests/docs/commands.py

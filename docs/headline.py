@@ -14,7 +14,6 @@ from typing import Any
 from ngram_copy.report.summary import Cell, number, percent, summarise
 from ngram_copy.results import ResultsError, read
 
-BEGIN, END = "<!-- BEGIN: headline -->\n", "<!-- END: headline -->"
 LENGTHS = (16, 64, 128, 217, 218, 256, 512, 1024)
 TASK = {"name": "copy", "source": "uniform", "vocab_size": 26}
 
@@ -98,18 +97,20 @@ def entropy(cells: list[Cell]) -> str:
     return number(cells[0].h_min or 0.0)
 
 
-def splice(text: str, table: str) -> str:
-    """Put the table between the marks of a text.
+def splice(text: str, table: str, name: str = "headline") -> str:
+    """Put a table between the marks of that name in a text.
 
     Raises
     ------
     ValueError
         If the marks are not there.
     """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"the marks {BEGIN.strip()} and {END} are not there")
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    return f"{before}{BEGIN}{table}{after}"
+    begin, end = f"<!-- BEGIN: {name} -->", f"<!-- END: {name} -->"
+    before, found, rest = text.partition(f"{begin}\n")
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the marks {begin} and {end} are not there")
+    return f"{before}{begin}\n{table}{end}{after}"
 
 
 def main(arguments: list[str] | None = None) -> int:

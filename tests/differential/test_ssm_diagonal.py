@@ -98,8 +98,8 @@ def test_linear_scan_is_its_loop(shape, real, is_complex, constant):
     now = state
     h, last = ssm.linear_scan(a, x, initial_state=state)
     for step in range(seq_len):
-        now = ssm.linear_step(now, a if constant else a[:, step], x[:, step])
-        assert np.array_equal(now, h[:, step])
+        of_step, now = ssm.linear_step(now, a if constant else a[:, step], x[:, step])
+        assert np.array_equal(of_step, h[:, step])
     assert np.array_equal(now, last)
 
 
@@ -206,11 +206,13 @@ def test_rg_lru_is_its_loop(shape):
         expected = loop_linear(np.exp(log_a), factor * i * x, state, **common)
         close(h, expected[0], 1e-13)
         close(last, expected[1], 1e-13)
-    h, last = ssm.rg_lru(x, r, i, Lambda, initial_state=state)
+    resets = rng.random((batch, seq_len)) < 0.3
+    h, last = ssm.rg_lru(x, r, i, Lambda, initial_state=state, resets=resets)
     now = state
     for step in range(seq_len):
-        now = ssm.rg_lru_step(now, x[:, step], r[:, step], i[:, step], Lambda)
-        close(now, h[:, step], 1e-13)
+        of_step, now = ssm.rg_lru_step(now, x[:, step], r[:, step], i[:, step], Lambda, resets=resets[:, step])
+        close(of_step, h[:, step], 1e-13)
+    close(now, last, 1e-13)
 
 
 def test_rg_lru_is_that_of_transformers():

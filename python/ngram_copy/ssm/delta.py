@@ -221,7 +221,24 @@ def gated_delta_rule_step(
     *,
     threads: SupportsIndex = 1,
 ) -> tuple[Floats, Floats]:
-    """One step of :func:`gated_delta_rule`: :func:`delta_rule_step` with g of shape (batch, n_heads_v)."""
+    """One step of :func:`gated_delta_rule`.
+
+    Parameters
+    ----------
+    state, q, k, v, beta, scale, threads
+        As in :func:`delta_rule_step`.
+    g : array_like, (batch, n_heads_v)
+
+    Returns
+    -------
+    o : ndarray, (batch, n_heads_v, head_v)
+    new_state : ndarray, (batch, n_heads_v, head_k, head_v)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another dtype or shape; the text names it.
+    """
     _check_gate(g, 2, "batch, n_heads_v")
     return _step(state, q, k, v, g, beta, scale, threads)
 
@@ -237,7 +254,24 @@ def kimi_delta_attention_step(
     *,
     threads: SupportsIndex = 1,
 ) -> tuple[Floats, Floats]:
-    """One step of :func:`kimi_delta_attention`: :func:`delta_rule_step` with g of shape (batch, n_heads_v, head_k)."""
+    """One step of :func:`kimi_delta_attention`.
+
+    Parameters
+    ----------
+    state, q, k, v, beta, scale, threads
+        As in :func:`delta_rule_step`.
+    g : array_like, (batch, n_heads_v, head_k)
+
+    Returns
+    -------
+    o : ndarray, (batch, n_heads_v, head_v)
+    new_state : ndarray, (batch, n_heads_v, head_k, head_v)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another dtype or shape; the text names it.
+    """
     _check_gate(g, 3, "batch, n_heads_v, head_k")
     return _step(state, q, k, v, g, beta, scale, threads)
 

@@ -75,8 +75,10 @@ def linear_scan(
     return linear_forward(inputs, state, steps, threads=as_threads(threads))
 
 
-def linear_step(state: ArrayLike, a: ArrayLike, x: ArrayLike, *, threads: SupportsIndex = 1) -> NDArray[Any]:
-    """One step of :func:`linear_scan`: the new state, which is also the output.
+def linear_step(
+    state: ArrayLike, a: ArrayLike, x: ArrayLike, *, threads: SupportsIndex = 1
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """One step of :func:`linear_scan`; the output is the new state.
 
     Parameters
     ----------
@@ -86,7 +88,8 @@ def linear_step(state: ArrayLike, a: ArrayLike, x: ArrayLike, *, threads: Suppor
 
     Returns
     -------
-    new_state : ndarray, (batch, width)
+    h, new_state : ndarray, (batch, width)
+        Two arrays.
 
     Raises
     ------
@@ -104,7 +107,7 @@ def linear_step(state: ArrayLike, a: ArrayLike, x: ArrayLike, *, threads: Suppor
     _rust.linear_step(
         row.shape[0], inputs.sizes, inputs.scalars, scalars(given), as_threads(threads), scalars(new_state)
     )
-    return new_state
+    return new_state.copy(), new_state
 
 
 def lru_scan(
@@ -207,8 +210,8 @@ def lru_step(
     factors, x = _lru_inputs(inputs, nu_log, theta_log, B, gamma_log, real, complex_)
     shape = ("batch", "d_state")
     given = as_floats("state", state, complex_, shape, batch=inputs.shape[0], d_state=factors.size)
-    new_state = linear_step(given, factors, x, threads=threads)
-    return _lru_output(inputs, new_state, C, D, real, complex_), new_state
+    h, new_state = linear_step(given, factors, x, threads=threads)
+    return _lru_output(inputs, h, C, D, real, complex_), new_state
 
 
 def rg_lru(
@@ -254,10 +257,7 @@ def rg_lru(
     inputs = as_floats("x", x, dtype, ("batch", "seq_len", "width"))
     sizes = dict(zip(("batch", "seq_len", "width"), inputs.shape, strict=True))
     steps = as_steps(sizes["batch"], sizes["seq_len"], lengths, padding, resets)
-    a, scaled = _rg_lru_inputs(inputs, gate_r, gate_i, Lambda, c, ("batch", "seq_len", "width"), **sizes)
-    if steps[4] is not None:
-        a[steps[4]] = 0
-        scaled[steps[4]] = (inputs * np.asarray(gate_i, dtype))[steps[4]]
+    a, scaled = _rg_lru_inputs(inputs, gate_r, gate_i, Lambda, c, steps[4], ("batch", "seq_len", "width"), **sizes)
     state = None
     if initial_state is not None:
         state = as_floats("initial_state", initial_state, dtype, ("batch", "width"), **sizes)
@@ -272,20 +272,24 @@ def rg_lru_step(
     Lambda: ArrayLike,
     c: float = 8.0,
     *,
+    resets: ArrayLike | None = None,
     threads: SupportsIndex = 1,
-) -> Floats:
-    """One step of :func:`rg_lru`: the new state, which is also the output.
+) -> tuple[Floats, Floats]:
+    """One step of :func:`rg_lru`; the output is the new state.
 
     Parameters
     ----------
     state, x, gate_r, gate_i : array_like, (batch, width)
     Lambda : array_like, (width)
     c : float
+    resets : array_like of bool, (batch), optional
+        Rows whose example begins here.
     threads : int
 
     Returns
     -------
-    new_state : ndarray, (batch, width)
+    h, new_state : ndarray, (batch, width)
+        Two arrays.
 
     Raises
     ------
@@ -295,8 +299,13 @@ def rg_lru_step(
     dtype = common_dtype(state=state, x=x, gate_r=gate_r, gate_i=gate_i, Lambda=Lambda)
     inputs = as_floats("x", x, dtype, ("batch", "width"))
     sizes = dict(zip(("batch", "width"), inputs.shape, strict=True))
-    a, scaled = _rg_lru_inputs(inputs, gate_r, gate_i, Lambda, c, ("batch", "width"), **sizes)
     given = as_floats("state", state, dtype, ("batch", "width"), **sizes)
+    starts = None
+    if resets is not None:
+        starts = np.asarray(resets)
+        as_steps(len(inputs), 1, resets=starts[..., None])
+        given = np.where(starts[:, None], dtype.type(0), given)
+    a, scaled = _rg_lru_inputs(inputs, gate_r, gate_i, Lambda, c, starts, ("batch", "width"), **sizes)
     return linear_step(given, a, scaled, threads=threads)
 
 
@@ -408,17 +417,22 @@ def _rg_lru_inputs(
     gate_i: ArrayLike,
     Lambda: ArrayLike,
     c: float,
+    resets: NDArray[np.bool_] | None,
     shape: tuple[str, ...],
     **sizes: int,
 ) -> tuple[Floats, Floats]:
-    """A and √(1 − a²) (i ⊙ x)."""
+    """A and √(1 − a²) (i ⊙ x); 0 and i ⊙ x at resets."""
     recurrence = as_floats("gate_r", gate_r, x.dtype, shape, **sizes)
     gate = as_floats("gate_i", gate_i, x.dtype, shape, **sizes)
     rate = np.logaddexp(as_floats("Lambda", Lambda, x.dtype, ("width",), **sizes), x.dtype.type(0))
     # NaN goes where the equation takes it, without a warning: padding may hold anything.
     with np.errstate(all="ignore"):
         log_a = (x.dtype.type(-c) * rate) * recurrence
-        return np.exp(log_a), np.sqrt(-np.expm1(2 * log_a)) * (gate * x)
+        a, scaled = np.exp(log_a), np.sqrt(-np.expm1(2 * log_a)) * (gate * x)
+        if resets is not None:
+            a[resets] = 0
+            scaled[resets] = (gate * x)[resets]
+    return a, scaled
 
 
 def _there(steps: Steps) -> NDArray[np.bool_]:

@@ -274,7 +274,23 @@ def retention_step(
     *,
     threads: SupportsIndex = 1,
 ) -> tuple[Floats, Floats]:
-    """One step of :func:`retention`; see :func:`linear_attention_step`."""
+    """One step of :func:`retention`.
+
+    Parameters
+    ----------
+    state, q, k, v, scale, threads
+        As in :func:`linear_attention_step`.
+
+    Returns
+    -------
+    o : ndarray, (batch, n_heads_v, head_v)
+    new_state : ndarray, (batch, n_heads_v, head_k, head_v)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another dtype or shape; the text names it.
+    """
     inputs, given = _checked(q, k, v, None, scale, "state", state, ("batch",))
     return _step(_with_retention(inputs), given, threads)
 
@@ -289,9 +305,23 @@ def gated_linear_attention_step(
     *,
     threads: SupportsIndex = 1,
 ) -> tuple[Floats, Floats]:
-    """One step of :func:`gated_linear_attention`: g of shape (batch, n_heads_v, head_k) or (batch, n_heads_v).
+    """One step of :func:`gated_linear_attention`.
 
-    See :func:`linear_attention_step`.
+    Parameters
+    ----------
+    state, q, k, v, scale, threads
+        As in :func:`linear_attention_step`.
+    g : array_like, (batch, n_heads_v, head_k) or (batch, n_heads_v)
+
+    Returns
+    -------
+    o : ndarray, (batch, n_heads_v, head_v)
+    new_state : ndarray, (batch, n_heads_v, head_k, head_v)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another dtype or shape; the text names it.
     """
     inputs, given = _checked(q, k, v, g, scale, "state", state, ("batch",))
     return _step(inputs, given, threads)

@@ -282,8 +282,8 @@ def rg_lru_step(
     gate_i: Tensor,
     Lambda: Tensor,
     c: float = 8.0,
-    resets: Tensor | None = None,
     *,
+    resets: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """One step of :func:`rg_lru`.

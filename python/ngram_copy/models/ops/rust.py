@@ -183,7 +183,7 @@ def direct(step: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, T
     Parameters
     ----------
     step : function of arrays
-        Returns the output and the new state, two new arrays; or one array that is both; or None.
+        Returns the output and the new state, two new arrays, or None.
     *tensors : tensors, or None
     """
     if torch.compiler.is_compiling():
@@ -205,8 +205,8 @@ def direct(step: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, T
         return None
     if done is None:
         return None
-    y, state = done if isinstance(done, tuple) else (done, done.copy())
-    return torch.from_numpy(y), torch.from_numpy(state)
+    y, new_state = done
+    return torch.from_numpy(y), torch.from_numpy(new_state)
 
 
 def call(
