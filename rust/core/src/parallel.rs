@@ -21,6 +21,18 @@ pub fn for_each<T: Send>(threads: usize, items: Vec<T>, work: impl Fn(T) -> Resu
     pool(threads)?.install(|| items.into_par_iter().try_for_each(work))
 }
 
+/// [`for_each`] for work that touches so many `numbers`: where they are few, it is done before another thread has woken.
+pub fn for_each_short<T: Send>(
+    threads: usize,
+    numbers: usize,
+    items: Vec<T>,
+    work: impl Fn(T) -> Result<()> + Sync + Send,
+) -> Result<()> {
+    const FEW: usize = 1 << 16;
+    check(threads)?;
+    for_each(if numbers < FEW { 1 } else { threads }, items, work)
+}
+
 /// [`for_each`] that can be stopped: `poll` is called on the calling thread after some items, with their number.
 pub fn for_each_polled<T: Send>(
     threads: usize,

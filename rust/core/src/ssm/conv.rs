@@ -166,7 +166,7 @@ pub fn step<T: Float>(
     let parts = parts(rows, shape.channels, 16 * CHANNELS);
     let work = parts.iter().copied().zip(split(&parts, y, 1).into_iter().zip(split(&parts, new_state, shape.state())));
     let work = work.collect();
-    parallel::for_each_polled(execution.threads, work, execution.poll, |(part, (y, new_state))| {
+    parallel::for_each_short(execution.threads, state.len(), work, |(part, (y, new_state))| {
         execution.level.run(Step { shape, inputs, state, part, y, new_state });
         Ok(())
     })
@@ -474,34 +474,41 @@ impl<T: Float> Kernel for Step<'_, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
+        match self.shape.kernel {
+            4 => self.filter(isa, 4), // The models' own, with loops of known length.
+            kernel => self.filter(isa, kernel),
+        }
+    }
+}
+
+impl<T: Float> Step<'_, T> {
+    #[inline(always)]
+    fn filter<I: Isa>(self, isa: I, kernel: usize) {
         let Self { shape, inputs, state, part, y, new_state } = self;
-        let (held, kernel) = (shape.state(), shape.kernel);
+        let held = kernel - 1;
         let first = part.row * shape.channels + part.first;
-        let (x, state) = (&inputs.x[first..first + part.channels], &state[first * held..]);
-        let weight = &inputs.weight[part.first * kernel..];
+        let x = &inputs.x[first..first + part.channels];
+        let state = &state[first * held..(first + part.channels) * held];
+        let weight = &inputs.weight[part.first * kernel..(part.first + part.channels) * kernel];
         let bias = inputs.bias.map(|bias| &bias[part.first..part.first + part.channels]);
-        for start in (0..part.channels).step_by(T::Vector::<I>::LANES) {
-            let channels = T::Vector::<I>::LANES.min(part.channels - start);
-            let mut sum = match bias {
-                Some(bias) => T::Vector::<I>::load(isa, &bias[start..]),
-                None => T::Vector::<I>::splat(isa, T::ZERO),
-            };
-            for tap in 0..kernel {
-                let (mut weights, mut inputs) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-                for lane in 0..channels {
-                    let channel = start + lane;
-                    weights[lane] = weight[channel * kernel + tap];
-                    inputs[lane] = if tap < held { state[channel * held + tap] } else { x[channel] };
-                }
-                sum = T::Vector::<I>::load(isa, &weights).mul_add(T::Vector::<I>::load(isa, &inputs), sum);
+        // Channel by channel: what a channel needs lies side by side.
+        for (channel, (y, weight)) in y.iter_mut().zip(weight.chunks_exact(kernel)).enumerate() {
+            let mut sum = bias.map_or(T::ZERO, |bias| bias[channel]);
+            for (weight, x) in weight.iter().zip(&state[channel * held..(channel + 1) * held]) {
+                sum += *weight * *x;
             }
-            activate::<T, I>(isa, sum, inputs.silu).store(&mut y[start..start + channels]);
+            *y = sum + weight[held] * x[channel];
+        }
+        for y in y.chunks_mut(T::Vector::<I>::LANES) {
+            activate::<T, I>(isa, T::Vector::<I>::load(isa, y), inputs.silu).store(y);
         }
         if held > 0 {
-            for (channel, to) in new_state.chunks_mut(held).enumerate() {
-                let from = &state[channel * held..(channel + 1) * held];
-                to[..held - 1].copy_from_slice(&from[1..]);
-                to[held - 1] = x[channel];
+            for ((from, to), x) in state.chunks_exact(held).zip(new_state.chunks_exact_mut(held)).zip(x) {
+                // A loop, not a copy: that would be a call for two numbers.
+                for tap in 1..held {
+                    to[tap - 1] = from[tap];
+                }
+                to[held - 1] = *x;
             }
         }
     }

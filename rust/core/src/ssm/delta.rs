@@ -309,7 +309,7 @@ pub fn step<T: Float>(
     while parts.len() > 0 {
         work.push(parts.by_ref().take(step::HEADS).collect::<Vec<_>>());
     }
-    parallel::for_each_polled(execution.threads, work, execution.poll, |heads| {
+    parallel::for_each_short(execution.threads, state.len(), work, |heads| {
         execution.level.run(step::Step { shape, inputs, heads });
         Ok(())
     })

@@ -173,7 +173,7 @@ pub fn step<T: Float>(
     let parts = parts(rows, width, 16 * TILE);
     let new_state = split(&parts, new_state, 1);
     let work = parts.into_iter().zip(new_state).collect();
-    parallel::for_each_polled(execution.threads, work, execution.poll, |(part, new_state)| {
+    parallel::for_each_short(execution.threads, state.len(), work, |(part, new_state)| {
         execution.level.run(Step { shape, inputs, state, part, new_state });
         Ok(())
     })

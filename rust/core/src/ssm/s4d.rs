@@ -213,7 +213,7 @@ pub fn step<T: Float>(
     let parts = parts(rows, shape.d_model, BLOCK);
     let work = parts.iter().copied().zip(split(&parts, y, 1).into_iter().zip(split(&parts, new_state, shape.state())));
     let work = work.collect();
-    parallel::for_each_polled(execution.threads, work, execution.poll, |(part, (y, new_state))| {
+    parallel::for_each_short(execution.threads, state.len(), work, |(part, (y, new_state))| {
         execution.level.run(Step { shape, inputs, state, part, y, new_state });
         Ok(())
     })

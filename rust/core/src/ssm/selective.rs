@@ -277,7 +277,7 @@ pub fn step<T: Float>(
     let parts = shape.parts(rows);
     let (y, new_state) = (split(&parts, y, 1), split(&parts, new_state, shape.d_state));
     let work = parts.into_iter().zip(y.into_iter().zip(new_state)).collect();
-    parallel::for_each_polled(execution.threads, work, execution.poll, |(part, (y, new_state))| {
+    parallel::for_each_short(execution.threads, state.len(), work, |(part, (y, new_state))| {
         execution.level.run(Step { shape, inputs, state, part, y, new_state });
         Ok(())
     })

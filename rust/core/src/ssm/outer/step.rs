@@ -32,7 +32,7 @@ pub fn step<T: Float>(
     let size = shape.head_k * shape.head_v;
     let states = state.chunks(size).zip(new_state.chunks_mut(size));
     let work = states.zip(o.chunks_mut(shape.head_v)).enumerate().collect();
-    parallel::for_each_polled(execution.threads, work, execution.poll, |(at, ((state, new_state), o))| {
+    parallel::for_each_short(execution.threads, state.len(), work, |(at, ((state, new_state), o))| {
         let head = heads.get(at / shape.n_heads, at % shape.n_heads);
         execution.level.run(Step { head, state, transposed, o, new_state });
         Ok(())
