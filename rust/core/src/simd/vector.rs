@@ -94,6 +94,8 @@ pub trait Vector:
     /// `self` · b + c.
     #[must_use]
     fn mul_add(self, b: Self, c: Self) -> Self;
+    /// a · b + c of single numbers, rounded as [`Self::mul_add`] rounds it.
+    fn mul_add_one(isa: Self::Isa, a: Self::Scalar, b: Self::Scalar, c: Self::Scalar) -> Self::Scalar;
     /// c − `self` · b.
     #[must_use]
     fn neg_mul_add(self, b: Self, c: Self) -> Self;
@@ -279,6 +281,12 @@ macro_rules! portable {
             #[inline(always)]
             fn mul_add(self, b: Self, c: Self) -> Self {
                 Self(self.0.mul_add(b.0, c.0))
+            }
+
+            #[inline(always)]
+            fn mul_add_one(isa: super::Baseline, a: $scalar, b: $scalar, c: $scalar) -> $scalar {
+                let [a, b, c] = [Self::splat(isa, a), Self::splat(isa, b), Self::splat(isa, c)];
+                a.mul_add(b, c).0.to_array()[0]
             }
 
             #[inline(always)]

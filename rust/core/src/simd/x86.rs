@@ -77,6 +77,11 @@ macro_rules! registers {
             }
 
             #[inline(always)]
+            fn mul_add_one(_: I, a: $scalar, b: $scalar, c: $scalar) -> $scalar {
+                a.mul_add(b, c) // The instruction, in a function that has it.
+            }
+
+            #[inline(always)]
             fn neg_mul_add(self, b: Self, c: Self) -> Self {
                 Self(unsafe { $fnmadd(self.0, b.0, c.0) }, PhantomData)
             }

@@ -495,18 +495,18 @@ impl<T: Float> Step<'_, T> {
         for (channel, (y, weight)) in y.iter_mut().zip(weight.chunks_exact(kernel)).enumerate() {
             let mut sum = bias.map_or(T::ZERO, |bias| bias[channel]);
             for (weight, x) in weight.iter().zip(&state[channel * held..(channel + 1) * held]) {
-                sum += *weight * *x;
+                sum = T::Vector::<I>::mul_add_one(isa, *weight, *x, sum);
             }
-            *y = sum + weight[held] * x[channel];
+            *y = T::Vector::<I>::mul_add_one(isa, weight[held], x[channel], sum);
         }
         for y in y.chunks_mut(T::Vector::<I>::LANES) {
             activate::<T, I>(isa, T::Vector::<I>::load(isa, y), inputs.silu).store(y);
         }
         if held > 0 {
             for ((from, to), x) in state.chunks_exact(held).zip(new_state.chunks_exact_mut(held)).zip(x) {
-                // A loop, not a copy: that would be a call for two numbers.
-                for tap in 1..held {
-                    to[tap - 1] = from[tap];
+                // Not a copy: that would be a call for two numbers.
+                for (to, from) in to.iter_mut().zip(&from[1..]) {
+                    *to = *from;
                 }
                 to[held - 1] = *x;
             }
