@@ -316,17 +316,18 @@ def _sequence(
     check.heads(q, k, v, "batch seq_len")
     check.optional("g", g, "batch seq_len v_heads" + " head_k" * (function == "kimi_delta_attention"))
     check.real("beta", beta, "batch seq_len v_heads")
-    state = check.state("initial_state", initial_state, "batch v_heads head_k head_v")
+    given = check.given_state("initial_state", initial_state, "batch v_heads head_k head_v")
     steps = steps_of(check, lengths, padding, resets)
     chosen = choose(function, backend, v, initial_state, steps)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if chosen == "rust" and check.sizes["seq_len"] > 0:
+        return _rust(check, q, k, v, g, beta, scale, given, steps)
+    state = check.state("initial_state", initial_state, "batch v_heads head_k head_v")
     if check.sizes["seq_len"] == 0:
         return v.clone(), state.clone()
     if chosen == "fla":
         called = EXTERNAL[function].function
         return external.fla_scan(function, called, q, k, v, g, beta, scale, initial_state, steps)
-    if chosen == "rust":
-        return _rust(check, q, k, v, g, beta, scale, state, steps)
     return delta_torch(q, k, v, g, beta, scale, state, steps)
 
 
@@ -366,7 +367,7 @@ def _rust(
     g: Tensor | None,
     beta: Tensor,
     scale: float,
-    state: Tensor,
+    state: Tensor | None,
     steps: Steps,
 ) -> tuple[Tensor, Tensor]:
     o, last_state = rust.call("delta", check.cast(q, k, v, g, beta), [float(scale)], state, steps)

@@ -76,15 +76,16 @@ def mamba2_scan(
     D = _weight(check, D)
     check.optional("z", z, "batch seq_len n_heads head_dim")
     check.optional("dt_bias", dt_bias, "n_heads")
-    state = check.state("initial_state", initial_state, "batch n_heads head_dim d_state")
+    given = check.given_state("initial_state", initial_state, "batch n_heads head_dim d_state")
     steps = steps_of(check, lengths, padding, resets)
     chosen = choose("mamba2_scan", backend, x, initial_state, steps)
+    if chosen == "rust" and check.sizes["seq_len"] > 0:
+        return _rust(check, x, dt, A, B, C, D, z, dt_bias, dt_softplus, given, steps)
+    state = check.state("initial_state", initial_state, "batch n_heads head_dim d_state")
     if check.sizes["seq_len"] == 0:
         return x.clone(), state.clone()
     if chosen == "mamba_ssm":
         return external.mamba2_scan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, steps)
-    if chosen == "rust":
-        return _rust(check, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, steps)
     return _scan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, steps)
 
 
@@ -189,16 +190,16 @@ def _rust(
     z: Tensor | None,
     dt_bias: Tensor | None,
     dt_softplus: bool,
-    state: Tensor,
+    state: Tensor | None,
     steps: Steps,
 ) -> tuple[Tensor, Tensor]:
-    dtype, active = state.dtype, steps.active
+    dtype, active = check.dtype, steps.active
     x_wide, dt = x.to(dtype), dt.to(dtype)
     if active is not None:
         x_wide, dt, z = hide(x_wide, active), hide(dt, active), None if z is None else hide(z, active)
     step = step_size(dt, dt_bias, dt_softplus, active)
     v, g = step[..., None] * x_wide, step * A.to(dtype)
-    o, last_state = outer_rust(check, C, B, v, g, 1.0, state.mT, steps)
+    o, last_state = outer_rust(check, C, B, v, g, 1.0, None if state is None else state.mT, steps)
     y = _output(o, x_wide, D, None if z is None else z.to(dtype))
     return (y if active is None else hide(y, active)).to(x.dtype), last_state.mT
 

@@ -268,10 +268,13 @@ def _sequence(
     constant = g is not None and g.dim() == 1
     if g is not None and not constant:
         check.real("g", g, "batch seq_len v_heads head_k" if g.dim() == 4 else "batch seq_len v_heads")
-    state = check.state("initial_state", initial_state, "batch v_heads head_k head_v")
+    given = check.given_state("initial_state", initial_state, "batch v_heads head_k head_v")
     steps = steps_of(check, lengths, padding, resets)
     chosen = choose(function, backend, v, initial_state, steps)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if chosen == "rust" and check.sizes["seq_len"] > 0:
+        return outer_rust(check, q, k, v, g, scale, given, steps)
+    state = check.state("initial_state", initial_state, "batch v_heads head_k head_v")
     if check.sizes["seq_len"] == 0:
         return v.clone(), state.clone()
     if chosen == "fla":
@@ -281,8 +284,6 @@ def _sequence(
         if g is not None and g.dim() == 3:
             function, called = "simple_gla", "chunk_simple_gla"
         return external.fla_scan(function, called, q, k, v, g, None, scale, initial_state, steps)
-    if chosen == "rust":
-        return outer_rust(check, q, k, v, g, scale, state, steps)
     return outer_torch(q, k, v, g, scale, state, steps)
 
 
@@ -311,7 +312,7 @@ def _one(
 
 
 def outer_rust(
-    check: Checker, q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, scale: float, state: Tensor, steps: Steps
+    check: Checker, q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, scale: float, state: Tensor | None, steps: Steps
 ) -> tuple[Tensor, Tensor]:
     """The Rust backend of the family; arguments as :func:`outer_torch`."""
     o, last_state = rust.call("outer", check.cast(q, k, v, g), [float(scale)], state, steps)

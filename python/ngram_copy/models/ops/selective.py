@@ -75,15 +75,16 @@ def selective_scan(
     check.optional("D", D, "d_model")
     check.optional("z", z, "batch d_model seq_len")
     check.optional("delta_bias", delta_bias, "d_model")
-    state = check.state("initial_state", initial_state, "batch d_model d_state")
+    given = check.given_state("initial_state", initial_state, "batch d_model d_state")
     steps = steps_of(check, lengths, padding, resets)
     chosen = choose("selective_scan", backend, u, initial_state, steps)
+    if chosen == "rust" and check.sizes["seq_len"] > 0:
+        arrays = check.cast(u, delta, A, B, C, D, z, delta_bias)
+        y, last_state = rust.call("selective_scan", arrays, [delta_softplus], given, steps)
+        return y.to(u.dtype), last_state
+    state = check.state("initial_state", initial_state, "batch d_model d_state")
     if check.sizes["seq_len"] == 0:
         return u.clone(), state.clone()
-    if chosen == "rust":
-        arrays = check.cast(u, delta, A, B, C, D, z, delta_bias)
-        y, last_state = rust.call("selective_scan", arrays, [delta_softplus], state, steps)
-        return y.to(u.dtype), last_state
     if chosen == "mamba_ssm":
         return external.mamba_selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, steps)
     return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, steps)
