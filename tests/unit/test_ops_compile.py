@@ -196,7 +196,8 @@ def test_on_a_fake_gpu_nothing_is_on_the_cpu(case, monkeypatch):
 
 @pytest.mark.parametrize("case", OPS, ids=by_id)
 def test_fake_kernels_refuse_tensors_of_two_devices(case, monkeypatch):
-    name, arrays, settings, state, _ = called(case, monkeypatch)
+    given = case.initial_state(2, torch.float32)
+    name, arrays, settings, state, _ = called(case, monkeypatch, initial_state=given)
     op = getattr(torch.ops.ngram_copy, name).default
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         fakes = [None if one is None else mode.from_tensor(one) for one in (*arrays, state)]
