@@ -11,6 +11,8 @@ process held before, its inputs included. On the first run of a case, outputs ar
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import importlib.metadata
 import json
 import os
@@ -155,8 +157,11 @@ def memory(field: str) -> int | None:
 
 
 def forget_peak() -> None:
-    """Let the peak of this process's memory begin anew (Linux)."""
+    """Let the peak of this process's memory begin anew (Linux), without what the allocator keeps for later."""
     if os.path.exists("/proc/self/clear_refs"):
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+            trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -180,8 +185,8 @@ def measure(case: Case, by: str, threads: int) -> dict[str, Any]:
         short = Case(case.recurrence, case.work, case.shape | {"seq_len": 64, "batch": 1}, ())
         make(arrays(short), short)()
     call = make(arrays(case), case)
-    before = memory("VmRSS")
     forget_peak()
+    before = memory("VmRSS")
     result = call()
     peak = memory("VmHWM")
     outputs = result if isinstance(result, (tuple, list)) else [result]

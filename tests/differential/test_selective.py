@@ -126,6 +126,22 @@ def test_nan_goes_where_the_equation_takes_it():
     assert np.isfinite(y[0, 1, :7]).all()
 
 
+@pytest.mark.parametrize("d_state", [5, 16, 32])  # registers that are part empty, and full ones
+@pytest.mark.parametrize("extreme", [np.nan, np.inf, 300.0, -300.0])
+def test_a_step_of_any_size_is_the_scan(d_state, extreme):
+    """Rates and step sizes beyond what the fast path takes, in one channel; the others are as they were."""
+    (u, delta, A, B, C, D, z, bias), state = arrays(2, 70, 1, d_state, 1, np.float32)
+    delta[0, 3] = 1.0
+    A[3] = extreme
+    scanned, last = ssm.selective_scan(u, delta, A, B, C, D, z, bias, delta_softplus=True, initial_state=state)
+    y, new = ssm.selective_state_update(
+        state, u[..., 0], delta[..., 0], A, B[..., 0], C[..., 0], D, z[..., 0], bias, dt_softplus=True
+    )
+    np.testing.assert_allclose(new, last, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y, scanned[..., 0], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(np.delete(new, 3, axis=1)).all()
+
+
 def test_no_steps_leave_the_state():
     given, state = arrays(2, 3, 0, 4, 1)
     y, last = ssm.selective_scan(*given, initial_state=state)
