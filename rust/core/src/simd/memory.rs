@@ -36,15 +36,47 @@ pub fn stream_fence() {
 /// Asks for the cache line of `values[index]`; a hint, without effect outside the slice or on other architectures.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T], index: usize) {
+    prefetch_address(values.as_ptr().wrapping_add(index));
+}
+
+#[inline(always)]
+fn prefetch_address<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing and faults nowhere; the address is computed with wrapping arithmetic.
+    // SAFETY: a prefetch reads nothing and faults nowhere.
     #[allow(unused_unsafe)]
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(index).cast());
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (values, index);
+    let _ = address;
+}
+
+/// Where rows lie that are read or written soon; it gives no access to them.
+#[derive(Debug, Clone, Copy)]
+pub struct Soon<T> {
+    start: *const T,
+    stride: usize,
+    width: usize,
+}
+
+impl<T> Soon<T> {
+    /// Rows of `width` numbers, `stride` apart.
+    #[must_use]
+    pub fn new(values: &[T], stride: usize, width: usize) -> Self {
+        Self { start: values.as_ptr(), stride, width }
+    }
+
+    /// Asks for the cache lines of a row.
+    #[inline(always)]
+    pub fn ask(&self, row: usize) {
+        let start = self.start.wrapping_add(row * self.stride);
+        let mut at = 0;
+        while at < self.width {
+            prefetch_address(start.wrapping_add(at));
+            at += 64 / size_of::<T>();
+        }
+    }
 }
 
 /// Types of which zero bytes are a value.
@@ -229,5 +261,26 @@ impl<'a, T> HeadMut<'a, T> {
         assert!(step < self.seq_len, "a step of the sequence");
         // SAFETY: `split` made sure that the row lies inside the array and belongs to this view alone.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(step * self.stride), self.width) }
+    }
+
+    /// The numbers of consecutive steps; empty from `end` on.
+    ///
+    /// # Panics
+    /// If one before `end` is not there.
+    #[inline(always)]
+    pub fn rows<const N: usize>(&mut self, first: usize, end: usize) -> [&mut [T]; N] {
+        let count = N.min(end.saturating_sub(first));
+        assert!(first + count <= self.seq_len, "steps of the sequence");
+        std::array::from_fn(|nth| {
+            let (step, width) = if nth < count { (first + nth, self.width) } else { (0, 0) };
+            // SAFETY: as in `row`; the rows of two steps never overlap.
+            unsafe { std::slice::from_raw_parts_mut(self.start.add(step * self.stride), width) }
+        })
+    }
+
+    /// Where its rows lie.
+    #[must_use]
+    pub fn soon(&self) -> Soon<T> {
+        Soon { start: self.start, stride: self.stride, width: self.width }
     }
 }

@@ -13,7 +13,7 @@ mod vector;
 mod x86;
 
 pub use map::{Function, map};
-pub use memory::{HeadMut, LINES, Lines, Zero, Zeroed, lines, prefetch, stream_fence, until_line};
+pub use memory::{HeadMut, LINES, Lines, Soon, Zero, Zeroed, lines, prefetch, stream_fence, until_line};
 pub use vector::{Float, PortableF32, PortableF64, Vector};
 
 /// An instruction set that this machine is known to have.

@@ -13,9 +13,9 @@
 
 use super::forward::clear_padding;
 use super::gradients::Scratch;
-use super::pack::{Span, store_tiles};
+use super::pack::{Span, next_of, store_tiles};
 use super::{Gate, Gradients, Head, Heads, Rows, SHARERS, Upstream, sum_partial};
-use crate::simd::{Float, HeadMut, Isa, Kernel};
+use crate::simd::{Float, HeadMut, Isa, Kernel, Soon};
 use crate::ssm::{Execution, Sequences, zeros};
 use crate::{Result, parallel};
 
@@ -36,6 +36,18 @@ pub(super) struct OneHead<'a, T> {
     pub(super) of_v: HeadMut<'a, T>,
     pub(super) of_gate: OfGate<'a, T>,
     pub(super) of_initial: HeadMut<'a, T>,
+}
+
+impl<T: Float> OneHead<'_, T> {
+    /// What a pass reads and writes.
+    fn soon(&self, of_keys: Soon<T>, of_values: Option<Soon<T>>) -> [Soon<T>; 8] {
+        let [q, k, gates, v] = self.head.soon();
+        let of_gate = match &self.of_gate {
+            OfGate::Head(of_gate) | OfGate::Channel(of_gate) => of_gate.soon(),
+            OfGate::None | OfGate::Constant(_) => gates,
+        };
+        [q, k, gates, v, self.upstream.soon(), of_keys, of_gate, of_values.unwrap_or(v)]
+    }
 }
 
 /// Heads of one row that share a head of q and k, and its gradients.
@@ -177,11 +189,18 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 carried.push(scratch.start(isa, head, &spans));
             }
         }
-        for span in &spans {
-            let mut carried = carried.iter_mut();
+        let mut places = Vec::with_capacity(carried.len());
+        for part in &parts {
+            for head in &part.heads {
+                places.push(head.soon(part.of_q.soon(), None));
+            }
+        }
+        for (at, span) in spans.iter().enumerate() {
+            let mut carried = carried.iter_mut().enumerate();
             for part in &mut parts {
-                for ((nth, head), carried) in part.heads.iter().enumerate().zip(&mut carried) {
-                    scratch.queries(isa, head, carried, *span, nth > 0, &mut part.of_q);
+                for ((nth, head), (place, carried)) in part.heads.iter_mut().enumerate().zip(&mut carried) {
+                    let next = next_of(&places, place, span, spans.get(at + 1));
+                    scratch.queries(isa, head, carried, *span, nth > 0, &mut part.of_q, next);
                 }
             }
         }
@@ -189,11 +208,18 @@ impl<T: Float> Kernel for Backward<'_, T> {
         for (head, carried) in heads.zip(&mut carried) {
             scratch.turn(isa, head, carried);
         }
-        for span in spans.iter().rev() {
-            let mut carried = carried.iter_mut();
+        places.clear();
+        for part in &parts {
+            for head in &part.heads {
+                places.push(head.soon(part.of_k.soon(), Some(head.of_v.soon())));
+            }
+        }
+        for (at, span) in spans.iter().enumerate().rev() {
+            let mut carried = carried.iter_mut().enumerate();
             for part in &mut parts {
-                for ((nth, head), carried) in part.heads.iter_mut().enumerate().zip(&mut carried) {
-                    scratch.keys_and_values(isa, head, carried, *span, nth > 0, &mut part.of_k);
+                for ((nth, head), (place, carried)) in part.heads.iter_mut().enumerate().zip(&mut carried) {
+                    let next = next_of(&places, place, span, at.checked_sub(1).map(|before| &spans[before]));
+                    scratch.keys_and_values(isa, head, carried, *span, nth > 0, &mut part.of_k, next);
                 }
             }
         }

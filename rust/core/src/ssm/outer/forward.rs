@@ -1,7 +1,7 @@
 //! The whole sequence.
 
 use super::Head;
-use super::pack::{Keys, Mix, Span, load_tiles, padded_rows, pairs, read_columns, store_tiles, write_columns};
+use super::pack::{Ahead, Keys, Mix, Span, load_tiles, next_of, padded_rows, pairs, read_columns, store_tiles, write_columns};
 use super::tile::{CHUNK, CHUNKS, Columns, ROWS, scan};
 use crate::simd::{Float, HeadMut, Isa, Kernel, Vector};
 use crate::ssm::Sequences;
@@ -73,25 +73,34 @@ impl<T: Float> Kernel for Forward<'_, T> {
             }
             clear_padding(sequences, row, &mut head.o);
         }
-        for span in Span::of(sequences, row) {
+        let mut places = Vec::with_capacity(heads.len());
+        for head in &heads {
+            let [q, k, gates, v] = head.head.soon();
+            places.push([q, k, gates, v, head.o.soon()]);
+        }
+        let spans = Span::of(sequences, row);
+        for (at, span) in spans.iter().enumerate() {
             let chunks = span.chunks();
-            for (head, states) in heads.iter_mut().zip(states.chunks_mut(columns * row_tiles)) {
+            for (nth, (head, states)) in heads.iter_mut().zip(states.chunks_mut(columns * row_tiles)).enumerate() {
+                let next = next_of(&places, nth, span, spans.get(at + 1));
+                let mut ahead = Ahead::new(next, columns * row_tiles);
                 if span.begins {
                     states.fill([[zero; 2]; ROWS]);
                 }
-                keys.read(isa, &head.head, span);
-                read_columns(isa, &head.head.v, span, &mut values);
+                keys.read(isa, &head.head, *span);
+                read_columns(isa, &head.head.v, *span, &mut values);
                 keys.weights(isa, chunks, &mut weights, &mut mix);
                 for column in 0..columns {
                     let values = &values[column * CHUNKS..][..chunks];
                     let out = &mut outs[column * CHUNKS..][..chunks];
                     mix_forward(isa, &mix[..chunks], values, out);
                     for tile in 0..row_tiles {
+                        ahead.ask();
                         let weights = &weights[tile * CHUNKS..][..chunks];
-                        scan(isa, weights, None, values, out, &mut states[column * row_tiles + tile]);
+                        scan::<_, false>(isa, weights, None, values, out, &mut states[column * row_tiles + tile]);
                     }
                 }
-                write_columns(isa, &outs, span, &mut head.o);
+                write_columns(isa, &outs, *span, &mut head.o);
             }
         }
         for (head, states) in heads.iter_mut().zip(states.chunks(columns * row_tiles)) {

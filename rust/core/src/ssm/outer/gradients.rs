@@ -1,10 +1,10 @@
 //! The two passes of [`backward`](mod@super::backward) over one head in one span.
 
 use super::backward::{OfGate, OneHead};
-use super::pack::{Keys, Mix, Span, columns_to_rows, load_tiles, mix_columns, read_columns, store, write_columns};
-use super::tile::{CHUNK, CHUNKS, Columns, Pair, READ, ROWS, RowWeights, SPAN, Tile, WRITE, reverse, scan};
+use super::pack::{Ahead, Keys, Mix, Span, columns_to_rows, load, load_tiles, mix_columns, read_columns, store, write_columns};
+use super::tile::{CHUNK, CHUNKS, Columns, Pair, Products, READ, ROWS, RowWeights, SPAN, Tile, WRITE, reverse, scan};
 use super::{Head, Rows};
-use crate::simd::{Float, HeadMut, Vector};
+use crate::simd::{Float, HeadMut, Soon, Vector};
 
 /// Memory for one head in one span, used by all.
 pub(super) struct Scratch<V: Vector> {
@@ -23,7 +23,11 @@ pub(super) struct Scratch<V: Vector> {
     /// Sums over channels: of queries and keys, of the output's gradients and values.
     mix: [Mix<V::Scalar>; CHUNKS],
     mix_values: [Mix<V::Scalar>; CHUNKS],
-    /// Products of the gradient of the state with values, `[step][channel]`.
+    /// What is read of a pair of columns.
+    sums: [Columns<V>; CHUNKS],
+    /// Products of the gradient of the state with values: for each tile of a register of channels, in each chunk.
+    products: [[Products<V>; CHUNKS]; 2],
+    /// Their sums, `[step][channel]`.
     of_keys: Vec<V::Scalar>,
     /// Matrices, row by row.
     flat: Vec<V::Scalar>,
@@ -52,6 +56,8 @@ impl<V: Vector> Scratch<V> {
             decays: vec![[zero; 2]; key_pairs * CHUNKS],
             mix: [[[V::Scalar::ZERO; CHUNK]; CHUNK]; CHUNKS],
             mix_values: [[[V::Scalar::ZERO; CHUNK]; CHUNK]; CHUNKS],
+            sums: [[[zero; 2]; CHUNK]; CHUNKS],
+            products: [[[[zero; ROWS]; CHUNK]; CHUNKS]; 2],
             of_keys: vec![V::Scalar::ZERO; SPAN * key_pairs * 2 * V::LANES],
             flat: Vec::new(),
             flat_2: Vec::new(),
@@ -88,7 +94,15 @@ impl<V: Vector> Scratch<V> {
             wanted,
             start,
             ends: Vec::with_capacity(if wanted { kept * tiles.len() } else { 0 }),
-            queries: vec![zero; if wanted { (end - start) * self.keys.registers } else { 0 }],
+            kept: KeptQueries {
+                start,
+                flat: match head.of_gate {
+                    OfGate::Head(_) | OfGate::Constant(_) => {
+                        vec![V::Scalar::ZERO; (end - start) * self.keys.registers * V::LANES]
+                    }
+                    OfGate::None | OfGate::Channel(_) => Vec::new(),
+                },
+            },
             live: head.last_state.is_some(),
             through: vec![zero; self.keys.registers],
             tiles,
@@ -100,11 +114,12 @@ impl<V: Vector> Scratch<V> {
     pub(super) fn queries(
         &mut self,
         isa: V::Isa,
-        head: &OneHead<'_, V::Scalar>,
+        head: &mut OneHead<'_, V::Scalar>,
         carried: &mut Carried<V>,
         span: Span,
         add: bool,
         of_q: &mut HeadMut<'_, V::Scalar>,
+        next: Option<(&[Soon<V::Scalar>], &Span)>,
     ) {
         let zero = V::splat(isa, V::Scalar::ZERO);
         let registers = self.keys.registers;
@@ -117,24 +132,31 @@ impl<V: Vector> Scratch<V> {
         self.keys.columns(chunks, &mut self.written, &mut self.decays);
         columns_to_rows(&self.values, chunks, WRITE, &mut self.weights);
         columns_to_rows(&self.of_output, chunks, READ, &mut self.weights);
+        let mut ahead = Ahead::new(next, self.key_pairs * self.value_tiles);
         for pair in 0..self.key_pairs {
-            let mut sums = [[[zero; 2]; CHUNK]; CHUNKS];
             let of_pair = pair * CHUNKS..pair * CHUNKS + chunks;
             let (written, decays) = (&self.written[of_pair.clone()], &self.decays[of_pair]);
             for tile in 0..self.value_tiles {
+                ahead.ask();
                 let weights = &self.weights[tile * CHUNKS..][..chunks];
                 let state = &mut carried.tiles[pair * self.value_tiles + tile];
-                scan(isa, weights, Some(decays), written, &mut sums, state);
+                if tile == 0 {
+                    scan::<_, true>(isa, weights, Some(decays), written, &mut self.sums, state);
+                } else {
+                    scan::<_, false>(isa, weights, Some(decays), written, &mut self.sums, state);
+                }
             }
-            for (chunk, sums) in sums[..chunks].iter().enumerate() {
+            for (chunk, sums) in self.sums[..chunks].iter().enumerate() {
                 let mix = &self.mix_values[chunk];
+                let first = span.first(chunk);
+                let of_q = of_q.rows::<CHUNK>(first, span.end);
+                let kept = carried.kept.rows(&mut head.of_gate, first, span.end, registers * V::LANES);
                 for half in 0..2 {
                     let register = pair * 2 + half;
                     let at = chunk * registers + register;
                     let (k, a) = (&self.keys.k[at], &self.keys.a[at]);
                     let mut decay = a[0];
                     for t in 0..CHUNK {
-                        let Some(step) = span.step(chunk, t) else { break };
                         if t > 0 {
                             decay = decay * a[t];
                         }
@@ -143,10 +165,8 @@ impl<V: Vector> Scratch<V> {
                         for s in 1..=t {
                             sum = a[s].mul_add(sum, k[s] * V::splat(isa, mix[t][s]));
                         }
-                        if carried.wanted {
-                            carried.queries[(step - carried.start) * registers + register] = of_state;
-                        }
-                        store(isa, (of_state + sum) * scale, of_q.row(step), register * V::LANES, add);
+                        store(isa, of_state, kept[t], register * V::LANES, false);
+                        store(isa, (of_state + sum) * scale, of_q[t], register * V::LANES, add);
                     }
                 }
             }
@@ -177,6 +197,7 @@ impl<V: Vector> Scratch<V> {
         span: Span,
         add: bool,
         of_k: &mut HeadMut<'_, V::Scalar>,
+        next: Option<(&[Soon<V::Scalar>], &Span)>,
     ) {
         let zero = V::splat(isa, V::Scalar::ZERO);
         let registers = self.keys.registers;
@@ -193,34 +214,34 @@ impl<V: Vector> Scratch<V> {
             let (of_output, of_values) = (&self.of_output[of_pair.clone()], &mut self.of_values[of_pair]);
             mix_reverse(isa, &self.mix[..chunks], of_output, of_values);
         }
+        let mut ahead = Ahead::new(next, self.key_tiles * self.value_pairs);
         for tile in 0..self.key_tiles {
-            let mut products = [[[zero; ROWS]; CHUNK]; CHUNKS];
+            let in_register = tile % (V::LANES / ROWS);
             let weights = &self.weights[tile * CHUNKS..][..chunks];
+            let products = &mut self.products[in_register];
             for pair in 0..self.value_pairs {
+                ahead.ask();
                 let of_pair = pair * CHUNKS..pair * CHUNKS + chunks;
-                reverse(
-                    isa,
-                    weights,
-                    &self.values[of_pair.clone()],
-                    &self.of_output[of_pair.clone()],
-                    &mut self.of_values[of_pair],
-                    &mut products,
-                    &mut carried.tiles[pair * self.key_tiles + tile],
-                );
-            }
-            for (chunk, products) in products[..chunks].iter().enumerate() {
-                let mut sums = [V::Scalar::ZERO; CHUNK * ROWS];
-                V::sums(products.as_flattened(), &mut sums);
-                for (step, sums) in sums.as_chunks::<ROWS>().0.iter().enumerate() {
-                    self.of_keys[(chunk * CHUNK + step) * width + tile * ROWS..][..ROWS].copy_from_slice(sums);
+                let (values, of_output) = (&self.values[of_pair.clone()], &self.of_output[of_pair.clone()]);
+                let of_values = &mut self.of_values[of_pair];
+                let gradient = &mut carried.tiles[pair * self.key_tiles + tile];
+                if pair == 0 {
+                    reverse::<_, true>(isa, weights, values, of_output, of_values, products, gradient);
+                } else {
+                    reverse::<_, false>(isa, weights, values, of_output, of_values, products, gradient);
                 }
+            }
+            if in_register + 1 == V::LANES / ROWS || tile + 1 == self.key_tiles {
+                self.sum_products(isa, chunks, tile / (V::LANES / ROWS));
             }
         }
         write_columns(isa, &self.of_values, span, &mut head.of_v);
         for chunk in (0..chunks).rev() {
-            let first = span.start + chunk * CHUNK;
+            let first = span.first(chunk);
             let count = CHUNK.min(span.end - first);
             let mix = &self.mix_values[chunk];
+            let of_k = of_k.rows::<CHUNK>(first, span.end);
+            let kept = carried.kept.rows(&mut head.of_gate, first, span.end, width);
             let mut of_gates = [zero; CHUNK];
             for register in 0..registers {
                 let at = chunk * registers + register;
@@ -231,28 +252,24 @@ impl<V: Vector> Scratch<V> {
                 }
                 let end = KeyEnds { q: self.keys.q[at], k: self.keys.k[at], a: self.keys.a[at], sums };
                 let (of_state, gradients) = end.keys(isa, mix);
-                for nth in 0..count {
-                    store(isa, gradients[nth], of_k.row(first + nth), start, add);
+                for nth in 0..CHUNK {
+                    store(isa, gradients[nth], of_k[nth], start, add);
                 }
                 if !carried.wanted {
                     continue;
                 }
-                for nth in 0..count {
-                    of_q[nth] = carried.queries[(first - carried.start + nth) * registers + register];
+                for nth in 0..CHUNK {
+                    of_q[nth] = load(isa, kept[nth], start);
                 }
                 let mut gates = end.gates(isa, mix, of_state, of_q, &mut carried.through[register]);
                 // Nothing decays where the state before is zero.
                 if chunk == 0 && from_zero {
                     gates[0] = zero;
                 }
-                if let OfGate::Channel(of_gate) = &mut head.of_gate {
-                    for nth in 0..count {
-                        store(isa, gates[nth], of_gate.row(first + nth), start, false);
-                    }
-                } else {
-                    for nth in 0..count {
-                        of_gates[nth] = of_gates[nth] + gates[nth];
-                    }
+                for nth in 0..CHUNK {
+                    // Of use where each channel has a gate; else the row is not read again.
+                    store(isa, gates[nth], kept[nth], start, false);
+                    of_gates[nth] = of_gates[nth] + gates[nth];
                 }
             }
             let mut sums = [V::Scalar::ZERO; CHUNK];
@@ -269,6 +286,19 @@ impl<V: Vector> Scratch<V> {
         if span.begins {
             carried.tiles.fill([[zero; 2]; ROWS]);
             carried.through.fill(zero);
+        }
+    }
+
+    /// Sums of products over lanes, to a register of channels: where it has fewer tiles, the others' are of no use.
+    #[inline(always)]
+    fn sum_products(&mut self, isa: V::Isa, chunks: usize, register: usize) {
+        let width = self.keys.registers * V::LANES;
+        for step in 0..chunks * CHUNK {
+            let mut all = [V::splat(isa, V::Scalar::ZERO); 8];
+            for (rows, products) in all.as_chunks_mut::<ROWS>().0.iter_mut().zip(&self.products[..V::LANES / ROWS]) {
+                *rows = products[step / CHUNK][step % CHUNK];
+            }
+            V::sums(&all[..V::LANES], &mut self.of_keys[step * width + register * V::LANES..][..V::LANES]);
         }
     }
 
@@ -356,7 +386,7 @@ impl<V: Vector> KeyEnds<V> {
 }
 
 /// What one head carries from span to span.
-pub(super) struct Carried<V> {
+pub(super) struct Carried<V: Vector> {
     /// Whether the gates have gradients.
     wanted: bool,
     /// The first step.
@@ -365,12 +395,38 @@ pub(super) struct Carried<V> {
     pub(super) tiles: Vec<Tile<V>>,
     /// Kept states, transposed; only where the gates have gradients, as what follows.
     ends: Vec<Tile<V>>,
-    /// Gradients of queries, before the scale, by the state before their chunk alone, `[step][register]`.
-    queries: Vec<V>,
+    kept: KeptQueries<V::Scalar>,
     /// Whether the gradient of the state may be other than zero.
     live: bool,
     /// R.
     through: Vec<V>,
+}
+
+/// Gradients of queries, before the scale, by the state before their chunk alone: from the first pass to the second, which
+/// makes the gates' gradients of them. They lie where these will be, or, where a step has one gate, in memory of their own.
+struct KeptQueries<T> {
+    /// The first step.
+    start: usize,
+    /// `[step][channel]`.
+    flat: Vec<T>,
+}
+
+impl<T: Float> KeptQueries<T> {
+    /// The rows of steps; empty ones from `end` on, and where the gates have no gradients.
+    #[inline(always)]
+    fn rows<'a>(&'a mut self, of_gate: &'a mut OfGate<'_, T>, first: usize, end: usize, width: usize) -> [&'a mut [T]; CHUNK] {
+        if let OfGate::Channel(of_gate) = of_gate {
+            return of_gate.rows(first, end);
+        }
+        let mut rows = [&mut [][..], &mut [], &mut [], &mut []];
+        let kept = self.flat.get_mut((first - self.start) * width..).unwrap_or(&mut []);
+        for (nth, (row, kept)) in rows.iter_mut().zip(kept.chunks_exact_mut(width)).enumerate() {
+            if first + nth < end {
+                *row = kept;
+            }
+        }
+        rows
+    }
 }
 
 /// Rows of so many numbers, of tiles.

@@ -31,7 +31,7 @@ mod tile;
 
 use super::sequence::Sequences;
 use super::{Execution, check_len};
-use crate::simd::{Float, HeadMut};
+use crate::simd::{Float, HeadMut, Soon};
 use crate::{Error, Result, parallel};
 
 pub use step::step;
@@ -177,6 +177,10 @@ impl<'a, T> Rows<'a, T> {
     fn row(&self, step: usize) -> &'a [T] {
         &self.values[step * self.stride..][..self.width]
     }
+
+    fn soon(&self) -> Soon<T> {
+        Soon::new(self.values, self.stride, self.width)
+    }
 }
 
 /// Log-gates of one head.
@@ -199,6 +203,17 @@ struct Head<'a, T> {
     initial_state: Option<Rows<'a, T>>,
     head_k: usize,
     head_v: usize,
+}
+
+impl<T> Head<'_, T> {
+    /// What it reads; where it has no gates, the queries in their place.
+    fn soon(&self) -> [Soon<T>; 4] {
+        let gates = match &self.gate {
+            HeadGate::Constant(_) => &self.q,
+            HeadGate::Head(gates) | HeadGate::Channel(gates) => gates,
+        };
+        [self.q.soon(), self.k.soon(), gates.soon(), self.v.soon()]
+    }
 }
 
 /// The heads of all rows, splits included.

@@ -2,7 +2,7 @@
 
 use super::tile::{CHUNK, CHUNKS, Columns, DECAY, Pair, READ, ROWS, RowWeights, SPAN, Tile, WRITE};
 use super::{Head, HeadGate, Rows};
-use crate::simd::{Float, HeadMut, Isa, Vector};
+use crate::simd::{Float, HeadMut, Isa, Soon, Vector};
 use crate::ssm::Sequences;
 
 /// Every so many blocks' last states are kept in the backward pass.
@@ -43,6 +43,24 @@ impl Span {
         (self.end - self.start).div_ceil(CHUNK)
     }
 
+    /// The first step of a chunk.
+    #[inline(always)]
+    pub(super) fn first(self, chunk: usize) -> usize {
+        self.start + chunk * CHUNK
+    }
+
+    /// The rows of the steps of a chunk; empty ones where there are no steps.
+    #[inline(always)]
+    fn rows<'a, T>(self, chunk: usize, of: &Rows<'a, T>) -> [&'a [T]; CHUNK] {
+        let mut rows = [&[][..]; CHUNK];
+        for (nth, row) in rows.iter_mut().enumerate() {
+            if let Some(step) = self.step(chunk, nth) {
+                *row = of.row(step);
+            }
+        }
+        rows
+    }
+
     /// The step of a chunk, where there is one: the last chunk may have fewer than [`CHUNK`].
     #[inline(always)]
     pub(super) fn step(self, chunk: usize, nth: usize) -> Option<usize> {
@@ -57,16 +75,72 @@ pub(super) fn load<V: Vector>(isa: V::Isa, row: &[V::Scalar], start: usize) -> V
     V::load(isa, row.get(start..).unwrap_or(&[]))
 }
 
-/// Reads a row to one step of consecutive registers.
 #[inline(always)]
-fn read_row<V: Vector>(isa: V::Isa, row: &[V::Scalar], nth: usize, to: &mut [[V; CHUNK]]) {
-    let mut whole = row.chunks_exact(V::LANES);
-    let mut to = to.iter_mut();
-    for (from, to) in (&mut whole).zip(&mut to) {
-        to[nth] = V::load(isa, from);
+fn load_pair<V: Vector>(isa: V::Isa, row: &[V::Scalar], start: usize) -> Pair<V> {
+    [load(isa, row, start), load(isa, row, start + V::LANES)]
+}
+
+/// What the next head reads and writes is asked for while this one is worked on, some rows at a time: rows of a head lie so
+/// far apart that no processor foresees them.
+pub(super) struct Ahead<'a, T> {
+    places: &'a [Soon<T>],
+    place: usize,
+    step: usize,
+    end: usize,
+    at_once: usize,
+}
+
+impl<'a, T> Ahead<'a, T> {
+    /// A span, where there is a next one, by so many calls.
+    #[inline(always)]
+    pub(super) fn new(next: Option<(&'a [Soon<T>], &Span)>, calls: usize) -> Self {
+        let (places, step, end) = next.map_or((&[][..], 0, 0), |(places, span)| (places, span.start, span.end));
+        Self { places, place: 0, step, end, at_once: ((end - step) * places.len()).div_ceil(calls) }
     }
-    if let (false, Some(to)) = (whole.remainder().is_empty(), to.next()) {
-        to[nth] = V::load(isa, whole.remainder());
+
+    #[inline(always)]
+    pub(super) fn ask(&mut self) {
+        for _ in 0..self.at_once {
+            if self.step == self.end {
+                return;
+            }
+            self.places[self.place].ask(self.step);
+            self.place += 1;
+            if self.place == self.places.len() {
+                (self.place, self.step) = (0, self.step + 1);
+            }
+        }
+    }
+}
+
+/// What comes after a head's span where heads go through the spans together: the next head's, or the first one's in the
+/// span that follows.
+#[inline(always)]
+pub(super) fn next_of<'a, T, const N: usize>(
+    places: &'a [[Soon<T>; N]],
+    head: usize,
+    span: &'a Span,
+    following: Option<&'a Span>,
+) -> Option<(&'a [Soon<T>], &'a Span)> {
+    let (head, span) = if head + 1 < places.len() { (head + 1, span) } else { (0, following?) };
+    Some((&places[head], span))
+}
+
+/// Reads the steps of a chunk, `[register][step]`; zeros where there are no steps.
+#[inline(always)]
+fn read_steps<V: Vector>(isa: V::Isa, rows: [&[V::Scalar]; CHUNK], to: &mut [[V; CHUNK]]) {
+    let [a, b, c, d] = rows;
+    let whole = a.len().min(b.len()).min(c.len()).min(d.len()) / V::LANES;
+    let (full, rest) = to.split_at_mut(whole.min(to.len()));
+    let (a, b) = (a.chunks_exact(V::LANES), b.chunks_exact(V::LANES));
+    let (c, d) = (c.chunks_exact(V::LANES), d.chunks_exact(V::LANES));
+    for ((((to, a), b), c), d) in full.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+        *to = [V::load(isa, a), V::load(isa, b), V::load(isa, c), V::load(isa, d)];
+    }
+    for (register, to) in rest.iter_mut().enumerate() {
+        for nth in 0..CHUNK {
+            to[nth] = load(isa, rows[nth], (whole + register) * V::LANES);
+        }
     }
 }
 
@@ -107,6 +181,33 @@ fn mix_of<V: Vector>(isa: V::Isa, sums: &[[V; CHUNK]; CHUNK]) -> Mix<V::Scalar> 
     mix
 }
 
+/// Decays of log-gates. Near zero they are powers of two, in half the time; the error of a rounded log2(e) grows with the
+/// gate, to 1e-7 at the limit.
+#[inline(always)]
+fn exp_of_gates<V: Vector>(isa: V::Isa, constants: &[V; 8], gates: &mut [[V; CHUNK]]) {
+    const LIMIT: f64 = 8.0;
+    let zero = V::splat(isa, V::Scalar::ZERO);
+    let limit = V::splat(isa, V::Scalar::from_f64(LIMIT));
+    let mut near = V::splat(isa, V::Scalar::ONE);
+    for gates in gates.iter() {
+        for nth in 0..CHUNK {
+            near = gates[nth].abs().if_less(limit, near, zero);
+        }
+    }
+    if near.sum() == V::Scalar::from_f64(V::LANES as f64) {
+        let log2_e = [V::splat(isa, V::Scalar::from_f64(std::f64::consts::LOG2_E)); CHUNK];
+        for gates in gates {
+            *gates = V::Scalar::exp2_of_products(isa, constants, *gates, log2_e);
+        }
+    } else {
+        for gates in gates {
+            for nth in 0..CHUNK {
+                gates[nth] = V::Scalar::exp(isa, gates[nth]);
+            }
+        }
+    }
+}
+
 /// Keys, queries (times the scale) and decays of a span; a step that is not there has 0, 0 and 1.
 pub(super) struct Keys<V> {
     /// Registers of a step.
@@ -115,6 +216,7 @@ pub(super) struct Keys<V> {
     pub(super) q: Vec<[V; CHUNK]>,
     pub(super) k: Vec<[V; CHUNK]>,
     pub(super) a: Vec<[V; CHUNK]>,
+    constants: [V; 8],
 }
 
 impl<V: Vector> Keys<V> {
@@ -123,45 +225,39 @@ impl<V: Vector> Keys<V> {
         let registers = head_k.div_ceil(2 * V::LANES) * 2;
         let of = |x| vec![[V::splat(isa, x); CHUNK]; CHUNKS * registers];
         let (zeros, ones) = (of(V::Scalar::ZERO), of(V::Scalar::ONE));
-        Self { registers, q: zeros.clone(), k: zeros, a: ones }
+        Self { registers, q: zeros.clone(), k: zeros, a: ones, constants: V::Scalar::exp2_constants(isa) }
     }
 
     /// Registers that no channel is in stay as they were made.
     #[inline(always)]
     pub(super) fn read(&mut self, isa: V::Isa, head: &Head<'_, V::Scalar>, span: Span) {
-        let (zero, one) = (V::splat(isa, V::Scalar::ZERO), V::splat(isa, V::Scalar::ONE));
+        let one = V::splat(isa, V::Scalar::ONE);
         let scale = V::splat(isa, head.scale);
         let used = head.head_k.div_ceil(V::LANES);
         for chunk in 0..span.chunks() {
             let of_chunk = chunk * self.registers..chunk * self.registers + used;
             let (q, k, a) = (&mut self.q[of_chunk.clone()], &mut self.k[of_chunk.clone()], &mut self.a[of_chunk]);
-            for nth in 0..CHUNK {
-                let Some(step) = span.step(chunk, nth) else {
-                    for ((q, k), a) in q.iter_mut().zip(k.iter_mut()).zip(a.iter_mut()) {
-                        (q[nth], k[nth], a[nth]) = (zero, zero, one);
+            read_steps(isa, span.rows(chunk, &head.q), q);
+            read_steps(isa, span.rows(chunk, &head.k), k);
+            match &head.gate {
+                HeadGate::Constant(decay) => a.fill([V::splat(isa, *decay); CHUNK]),
+                HeadGate::Head(gates) => {
+                    let mut decays = [one; CHUNK];
+                    for (decay, gate) in decays.iter_mut().zip(span.rows(chunk, gates)) {
+                        let gate = gate.first().copied().unwrap_or(V::Scalar::ZERO);
+                        *decay = V::Scalar::exp(isa, V::splat(isa, gate));
                     }
-                    continue;
-                };
-                read_row(isa, head.q.row(step), nth, q);
-                read_row(isa, head.k.row(step), nth, k);
-                match &head.gate {
-                    HeadGate::Constant(decay) => {
-                        for a in a.iter_mut() {
-                            a[nth] = V::splat(isa, *decay);
-                        }
-                    }
-                    HeadGate::Head(gates) => {
-                        let decay = V::Scalar::exp(isa, V::splat(isa, gates.row(step)[0]));
-                        for a in a.iter_mut() {
-                            a[nth] = decay;
-                        }
-                    }
-                    HeadGate::Channel(gates) => {
-                        read_row(isa, gates.row(step), nth, a);
-                        for a in a.iter_mut() {
-                            a[nth] = V::Scalar::exp(isa, a[nth]);
-                        }
-                    }
+                    a.fill(decays);
+                }
+                HeadGate::Channel(gates) => {
+                    read_steps(isa, span.rows(chunk, gates), a);
+                    exp_of_gates(isa, &self.constants, a);
+                }
+            }
+            // What is not there leaves the state as it is.
+            for nth in (0..CHUNK).filter(|nth| span.step(chunk, *nth).is_none()) {
+                for a in a.iter_mut() {
+                    a[nth] = one;
                 }
             }
             for q in q {
@@ -235,16 +331,17 @@ impl<V: Vector> Keys<V> {
 #[inline(always)]
 pub(super) fn read_columns<V: Vector>(isa: V::Isa, from: &Rows<'_, V::Scalar>, span: Span, to: &mut [Columns<V>]) {
     for chunk in 0..span.chunks() {
-        for nth in 0..CHUNK {
-            let row = span.step(chunk, nth).map_or(&[][..], |step| from.row(step));
-            let mut whole = row.chunks_exact(2 * V::LANES);
-            let mut to = to.chunks_mut(CHUNKS);
-            for (from, to) in (&mut whole).zip(&mut to) {
-                let (first, second) = from.split_at(V::LANES);
-                to[chunk][nth] = [V::load(isa, first), V::load(isa, second)];
-            }
-            for to in to {
-                to[chunk][nth] = [load(isa, whole.remainder(), 0), load(isa, whole.remainder(), V::LANES)];
+        let rows = span.rows(chunk, from);
+        let [a, b, c, d] = rows;
+        let whole = a.len().min(b.len()).min(c.len()).min(d.len()) / (2 * V::LANES);
+        let (a, b) = (a.chunks_exact(2 * V::LANES), b.chunks_exact(2 * V::LANES));
+        let (c, d) = (c.chunks_exact(2 * V::LANES), d.chunks_exact(2 * V::LANES));
+        for ((((to, a), b), c), d) in to.chunks_exact_mut(CHUNKS).zip(a).zip(b).zip(c).zip(d) {
+            to[chunk] = [load_pair(isa, a, 0), load_pair(isa, b, 0), load_pair(isa, c, 0), load_pair(isa, d, 0)];
+        }
+        for (pair, to) in to.chunks_exact_mut(CHUNKS).enumerate().skip(whole) {
+            for nth in 0..CHUNK {
+                to[chunk][nth] = load_pair(isa, rows[nth], pair * 2 * V::LANES);
             }
         }
     }
@@ -254,13 +351,13 @@ pub(super) fn read_columns<V: Vector>(isa: V::Isa, from: &Rows<'_, V::Scalar>, s
 #[inline(always)]
 pub(super) fn write_columns<V: Vector>(isa: V::Isa, from: &[Columns<V>], span: Span, to: &mut HeadMut<'_, V::Scalar>) {
     for chunk in 0..span.chunks() {
-        for nth in 0..CHUNK {
-            let Some(step) = span.step(chunk, nth) else { break };
-            let row = to.row(step);
-            for (tile, from) in from.chunks(CHUNKS).enumerate() {
-                let start = tile * 2 * V::LANES;
-                store(isa, from[chunk][nth][0], row, start, false);
-                store(isa, from[chunk][nth][1], row, start + V::LANES, false);
+        let mut rows = to.rows::<CHUNK>(span.first(chunk), span.end);
+        for (pair, from) in from.chunks_exact(CHUNKS).enumerate() {
+            let start = pair * 2 * V::LANES;
+            let from = &from[chunk];
+            for (row, [first, second]) in rows.iter_mut().zip(from) {
+                store(isa, *first, row, start, false);
+                store(isa, *second, row, start + V::LANES, false);
             }
         }
     }
@@ -330,7 +427,7 @@ pub(super) fn load_tiles<V: Vector>(isa: V::Isa, rows: &Rows<'_, V::Scalar>, cou
         let from = rows.row(row);
         for (column, tiles) in tiles.chunks_mut(row_tiles).enumerate() {
             let start = column * 2 * V::LANES;
-            tiles[row / ROWS][row % ROWS] = [load(isa, from, start), load(isa, from, start + V::LANES)];
+            tiles[row / ROWS][row % ROWS] = load_pair(isa, from, start);
         }
     }
 }

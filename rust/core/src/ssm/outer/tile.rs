@@ -31,10 +31,10 @@ pub(super) type Columns<V> = [Pair<V>; CHUNK];
 /// Rows of registers.
 pub(super) type Tile<V> = [Pair<V>; ROWS];
 
-/// The chunks of a span, first to last: what is read of the state before each chunk is added to `read`; then the state
-/// decays, and `written` is added. The decay is that of the rows, or of the columns where these are given.
+/// The chunks of a span, first to last: what is read of the state before each chunk is added to `read`, or, where `FIRST`, is
+/// `read`; then the state decays, and `written` is added. The decay is that of the rows, or of the columns where these are given.
 #[inline(always)]
-pub(super) fn scan<V: Vector>(
+pub(super) fn scan<V: Vector, const FIRST: bool>(
     isa: V::Isa,
     rows: &[RowWeights<V::Scalar>],
     decays: Option<&[Pair<V>]>,
@@ -52,7 +52,11 @@ pub(super) fn scan<V: Vector>(
             let mut sum = read[step];
             for row in 0..ROWS {
                 let weight = V::splat(isa, weights[READ + step][row]);
-                sum = [weight.mul_add(s[row][0], sum[0]), weight.mul_add(s[row][1], sum[1])];
+                if FIRST && row == 0 {
+                    sum = [weight * s[row][0], weight * s[row][1]];
+                } else {
+                    sum = [weight.mul_add(s[row][0], sum[0]), weight.mul_add(s[row][1], sum[1])];
+                }
             }
             read[step] = sum;
         }
@@ -85,10 +89,10 @@ pub(super) fn scan<V: Vector>(
 pub(super) type Products<V> = [[V; ROWS]; CHUNK];
 
 /// The chunks of a span, last to first, for the gradient of the state after each: added to `of_values` are its sums over
-/// rows with the weights at [`WRITE`], to `products` those with `values`; then it decays, and what is read at [`READ`]
+/// rows with the weights at [`WRITE`], to `products` those with `values`, which are its first where `FIRST`; then it decays, and what is read at [`READ`]
 /// with the gradient `of_output` is added: the gradient of the state before the chunk.
 #[inline(always)]
-pub(super) fn reverse<V: Vector>(
+pub(super) fn reverse<V: Vector, const FIRST: bool>(
     isa: V::Isa,
     rows: &[RowWeights<V::Scalar>],
     values: &[Columns<V>],
@@ -105,12 +109,16 @@ pub(super) fn reverse<V: Vector>(
         let (weights, values, of_output) = (&rows[chunk], &values[chunk], &of_output[chunk]);
         let (of_values, products) = (&mut of_values[chunk], &mut products[chunk]);
         for step in 0..CHUNK {
-            let columns = values[step];
             let mut sum = of_values[step];
             for row in 0..ROWS {
                 let weight = V::splat(isa, weights[WRITE + step][row]);
                 sum = [weight.mul_add(d[row][0], sum[0]), weight.mul_add(d[row][1], sum[1])];
-                products[step][row] = d[row][1].mul_add(columns[1], d[row][0].mul_add(columns[0], products[step][row]));
+            }
+            let columns = values[step];
+            for row in 0..ROWS {
+                let first = d[row][0];
+                let sum = if FIRST { first * columns[0] } else { first.mul_add(columns[0], products[step][row]) };
+                products[step][row] = d[row][1].mul_add(columns[1], sum);
             }
             of_values[step] = sum;
         }
