@@ -1,7 +1,9 @@
 //! The whole sequence.
 
 use super::Head;
-use super::pack::{Ahead, Keys, Mix, Span, load_tiles, next_of, padded_rows, pairs, read_columns, store_tiles, write_columns};
+use super::pack::{
+    Ahead, Keys, Mix, Span, load_tiles, next_of, padded_rows, pairs, read_columns, store_tiles, write_columns,
+};
 use super::tile::{CHUNK, CHUNKS, Columns, ROWS, scan};
 use crate::simd::{Float, HeadMut, Isa, Kernel, Vector};
 use crate::ssm::Sequences;

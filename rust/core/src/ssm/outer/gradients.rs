@@ -1,7 +1,9 @@
 //! The two passes of [`backward`](mod@super::backward) over one head in one span.
 
 use super::backward::{OfGate, OneHead};
-use super::pack::{Ahead, Keys, Mix, Span, columns_to_rows, load, load_tiles, mix_columns, read_columns, store, write_columns};
+use super::pack::{
+    Ahead, Keys, Mix, Span, columns_to_rows, load, load_tiles, mix_columns, read_columns, store, write_columns,
+};
 use super::tile::{CHUNK, CHUNKS, Columns, Pair, Products, READ, ROWS, RowWeights, SPAN, Tile, WRITE, reverse, scan};
 use super::{Head, Rows};
 use crate::simd::{Float, HeadMut, Soon, Vector};
@@ -92,7 +94,6 @@ impl<V: Vector> Scratch<V> {
         let kept = spans.iter().filter(|span| span.keeps.is_some()).count();
         Carried {
             wanted,
-            start,
             ends: Vec::with_capacity(if wanted { kept * tiles.len() } else { 0 }),
             kept: KeptQueries {
                 start,
@@ -202,7 +203,7 @@ impl<V: Vector> Scratch<V> {
         let zero = V::splat(isa, V::Scalar::ZERO);
         let registers = self.keys.registers;
         let width = registers * V::LANES;
-        let from_zero = span.begins || head.head.initial_state.is_none() && span.start == carried.start;
+        let from_zero = span.begins || head.head.initial_state.is_none() && span.start == carried.kept.start;
         let chunks = span.chunks();
         self.read(isa, head, span);
         self.keys.weights(isa, chunks, &mut self.weights, &mut self.mix);
@@ -389,8 +390,6 @@ impl<V: Vector> KeyEnds<V> {
 pub(super) struct Carried<V: Vector> {
     /// Whether the gates have gradients.
     wanted: bool,
-    /// The first step.
-    start: usize,
     /// The state, transposed, in the first pass; in the second its gradient.
     pub(super) tiles: Vec<Tile<V>>,
     /// Kept states, transposed; only where the gates have gradients, as what follows.
@@ -414,7 +413,13 @@ struct KeptQueries<T> {
 impl<T: Float> KeptQueries<T> {
     /// The rows of steps; empty ones from `end` on, and where the gates have no gradients.
     #[inline(always)]
-    fn rows<'a>(&'a mut self, of_gate: &'a mut OfGate<'_, T>, first: usize, end: usize, width: usize) -> [&'a mut [T]; CHUNK] {
+    fn rows<'a>(
+        &'a mut self,
+        of_gate: &'a mut OfGate<'_, T>,
+        first: usize,
+        end: usize,
+        width: usize,
+    ) -> [&'a mut [T]; CHUNK] {
         if let OfGate::Channel(of_gate) = of_gate {
             return of_gate.rows(first, end);
         }

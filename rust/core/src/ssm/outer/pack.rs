@@ -5,7 +5,7 @@ use super::{Head, HeadGate, Rows};
 use crate::simd::{Float, HeadMut, Isa, Soon, Vector};
 use crate::ssm::Sequences;
 
-/// Every so many blocks' last states are kept in the backward pass.
+/// Every so many blocks of an example, the last state is kept in the backward pass.
 const KEEP: usize = 4;
 
 /// Consecutive steps of one example, at most [`SPAN`].
@@ -24,9 +24,10 @@ impl Span {
     pub(super) fn of(sequences: &Sequences<'_>, row: usize) -> Vec<Self> {
         let blocks = sequences.blocks(row);
         let mut spans = Vec::new();
-        let mut kept = 0;
+        let (mut kept, mut in_example) = (0, 0);
         for (nth, block) in blocks.iter().enumerate() {
-            let keeps = nth % KEEP == KEEP - 1 || nth + 1 == blocks.len();
+            in_example = if block.checkpoint.is_none() { 1 } else { in_example + 1 };
+            let keeps = in_example % KEEP == 0 || nth + 1 == blocks.len();
             for start in (block.start..block.end).step_by(SPAN) {
                 let end = block.end.min(start + SPAN);
                 let begins = start == block.start && block.checkpoint.is_none();

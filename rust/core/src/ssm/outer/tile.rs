@@ -89,8 +89,8 @@ pub(super) fn scan<V: Vector, const FIRST: bool>(
 pub(super) type Products<V> = [[V; ROWS]; CHUNK];
 
 /// The chunks of a span, last to first, for the gradient of the state after each: added to `of_values` are its sums over
-/// rows with the weights at [`WRITE`], to `products` those with `values`, which are its first where `FIRST`; then it decays, and what is read at [`READ`]
-/// with the gradient `of_output` is added: the gradient of the state before the chunk.
+/// rows with the weights at [`WRITE`], to `products` those with `values` (where `FIRST`, these are `products`); then it
+/// decays, and what is read at [`READ`] with the gradient `of_output` is added: the gradient of the state before the chunk.
 #[inline(always)]
 pub(super) fn reverse<V: Vector, const FIRST: bool>(
     isa: V::Isa,

@@ -78,7 +78,8 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 for values in [Some(inputs.u), Some(inputs.delta), Some(upstream.y), inputs.z].into_iter().flatten() {
                     prefetch(values, start + seq_len, count);
                 }
-                for values in [&*gradients.u, &*gradients.delta] {
+                let of_z = gradients.z.as_deref();
+                for values in [Some(&*gradients.u), Some(&*gradients.delta), of_z].into_iter().flatten() {
                     prefetch(values, (channel + 1) * seq_len + block.start, count);
                 }
                 let (u, delta) = (&inputs.u[start..start + count], &inputs.delta[start..start + count]);
@@ -88,6 +89,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
                     None => start_states.fill(zero),
                     Some(at) => {
                         let at = (first + channel) * kept + at * d_state;
+                        prefetch(upstream.checkpoints, at + kept, d_state);
                         load_states(isa, &upstream.checkpoints[at..at + d_state], d_state, &mut start_states);
                     }
                 }

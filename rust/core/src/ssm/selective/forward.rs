@@ -63,6 +63,7 @@ impl<T: Float> Kernel for Forward<'_, T> {
                     None => states.fill(zero),
                     Some(at) => {
                         if let Some(checkpoints) = &mut checkpoints {
+                            prefetch(checkpoints, (channel + 1) * kept + at * d_state, d_state);
                             store_states(states, &mut checkpoints[channel * kept + at * d_state..][..d_state]);
                         }
                     }
