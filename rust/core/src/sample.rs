@@ -456,9 +456,12 @@ impl Markov {
     ///
     /// Walks take steps in turn: a step waits for the one before it in its walk alone.
     #[inline]
-    fn walk<const ROWS: usize>(&self, mut states: [u32; ROWS], mut rows: [&mut [u32]; ROWS]) -> [u32; ROWS] {
+    fn walk<const ROWS: usize>(&self, mut states: [u32; ROWS], rows: [&mut [u32]; ROWS]) -> [u32; ROWS] {
         let low_bits = 32 - self.place_bits;
-        for column in 0..rows[0].len() {
+        // Of one length, which the compiler then knows.
+        let len = rows[0].len();
+        let mut rows = rows.map(|row| &mut row[..len]);
+        for column in 0..len {
             for (state, row) in states.iter_mut().zip(&mut rows) {
                 let word = row[column];
                 let step = self.steps[(*state | (word >> low_bits)) as usize];

@@ -185,7 +185,7 @@ fn mix_of<V: Vector>(isa: V::Isa, sums: &[[V; CHUNK]; CHUNK]) -> Mix<V::Scalar> 
 /// Decays of log-gates. Near zero they are powers of two, in half the time; the error of a rounded log2(e) grows with the
 /// gate, to 1e-7 at the limit.
 #[inline(always)]
-fn exp_of_gates<V: Vector>(isa: V::Isa, constants: &[V; 8], gates: &mut [[V; CHUNK]]) {
+fn exp_of_gates<V: Vector>(isa: V::Isa, constants: &[V; 7], gates: &mut [[V; CHUNK]]) {
     const LIMIT: f64 = 8.0;
     let zero = V::splat(isa, V::Scalar::ZERO);
     let limit = V::splat(isa, V::Scalar::from_f64(LIMIT));
@@ -217,7 +217,7 @@ pub(super) struct Keys<V> {
     pub(super) q: Vec<[V; CHUNK]>,
     pub(super) k: Vec<[V; CHUNK]>,
     pub(super) a: Vec<[V; CHUNK]>,
-    constants: [V; 8],
+    constants: [V; 7],
 }
 
 impl<V: Vector> Keys<V> {

@@ -84,7 +84,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 }
                 let (u, delta) = (&inputs.u[start..start + count], &inputs.delta[start..start + count]);
                 let bias = inputs.delta_bias.map_or(T::ZERO, |bias| bias[of]);
-                sizes.read::<I>(isa, u, delta, |_| T::Vector::<I>::splat(isa, bias), inputs.softplus);
+                sizes.read::<I, true>(isa, u, delta, |_| T::Vector::<I>::splat(isa, bias), inputs.softplus);
                 match block.checkpoint {
                     None => start_states.fill(zero),
                     Some(at) => {

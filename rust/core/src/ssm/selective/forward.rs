@@ -57,7 +57,7 @@ impl<T: Float> Kernel for Forward<'_, T> {
                 let u = &inputs.u[start..start + count];
                 let bias = inputs.delta_bias.map_or(T::ZERO, |bias| bias[of]);
                 let delta = &inputs.delta[start..start + count];
-                sizes.read::<I>(isa, u, delta, |_| T::Vector::<I>::splat(isa, bias), inputs.softplus);
+                sizes.read::<I, false>(isa, u, delta, |_| T::Vector::<I>::splat(isa, bias), inputs.softplus);
                 let states = &mut states[channel * registers..][..registers];
                 match block.checkpoint {
                     None => states.fill(zero),

@@ -13,7 +13,7 @@ pub(super) struct Packed<V> {
     pub(super) b: Vec<V>,
     pub(super) c: Vec<V>,
     /// [`Float::exp2_constants`].
-    pub(super) exp2: [V; 8],
+    pub(super) exp2: [V; 7],
 }
 
 impl<V: Vector> Packed<V> {
@@ -101,8 +101,9 @@ impl<T: Float> StepSizes<T> {
     pub(super) const EMPTY: Self =
         Self { delta: [T::ZERO; BLOCK], delta_u: [T::ZERO; BLOCK], slope: [T::ONE; BLOCK], largest: 0.0 };
 
+    /// Of a block; the derivative of softplus where `SLOPE`.
     #[inline(always)]
-    pub(super) fn read<I: Isa>(
+    pub(super) fn read<I: Isa, const SLOPE: bool>(
         &mut self,
         isa: I,
         u: &[T],
@@ -118,7 +119,9 @@ impl<T: Float> StepSizes<T> {
             if softplus {
                 let slope;
                 (step, slope) = T::softplus_and_slope(isa, step);
-                slope.store(&mut self.slope[start..]);
+                if SLOPE {
+                    slope.store(&mut self.slope[start..]);
+                }
             }
             step.store(&mut self.delta[start..]);
             (step * T::Vector::<I>::load(isa, &u[start..])).store(&mut self.delta_u[start..]);
@@ -152,8 +155,10 @@ pub(super) fn store_states<V: Vector>(from: &[V], to: &mut [V::Scalar]) {
 /// Asks for numbers of the next channel: rows are so far apart that no processor foresees them.
 #[inline(always)]
 pub(super) fn prefetch<T>(values: &[T], start: usize, count: usize) {
-    for at in (start..start + count).step_by(64 / size_of::<T>()) {
+    let mut at = start;
+    while at < start + count {
         simd::prefetch(values, at);
+        at += 64 / size_of::<T>();
     }
 }
 

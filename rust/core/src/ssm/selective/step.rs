@@ -32,7 +32,7 @@ impl<T: Float> Kernel for Step<'_, T> {
             Some(bias) => T::Vector::<I>::load(isa, &bias[start..]),
             None => T::Vector::<I>::splat(isa, T::ZERO),
         };
-        sizes.read::<I>(isa, u, &inputs.delta[channels.clone()], bias, inputs.softplus);
+        sizes.read::<I, false>(isa, u, &inputs.delta[channels.clone()], bias, inputs.softplus);
         let states = States {
             d_state,
             a: &inputs.a[of.start * d_state..of.end * d_state],
