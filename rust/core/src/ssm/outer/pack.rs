@@ -182,8 +182,8 @@ fn mix_of<V: Vector>(isa: V::Isa, sums: &[[V; CHUNK]; CHUNK]) -> Mix<V::Scalar> 
     mix
 }
 
-/// Decays of log-gates. Near zero they are powers of two, in half the time; the error of a rounded log2(e) grows with the
-/// gate, to 1e-7 at the limit.
+/// Decays of log-gates. Where all are near zero they are powers of two, which take fewer instructions; the error of a
+/// rounded log2(e) grows with the gate, to 1e-7 at the limit.
 #[inline(always)]
 fn exp_of_gates<V: Vector>(isa: V::Isa, constants: &[V; 7], gates: &mut [[V; CHUNK]]) {
     const LIMIT: f64 = 8.0;
