@@ -31,8 +31,9 @@ pub(super) type Columns<V> = [Pair<V>; CHUNK];
 /// Rows of registers.
 pub(super) type Tile<V> = [Pair<V>; ROWS];
 
-/// The chunks of a span, first to last: what is read of the state before each chunk is added to `read`, or, where `FIRST`, is
-/// `read`; then the state decays, and `written` is added. The decay is that of the rows, or of the columns where these are given.
+/// The chunks of a span, first to last: what is read of the state before each chunk is added to `read` (where `FIRST`, it
+/// is `read`); then the state decays, and `written` is added. The decay is that of the rows, or of the columns where these
+/// are given.
 #[inline(always)]
 pub(super) fn scan<V: Vector, const FIRST: bool>(
     isa: V::Isa,

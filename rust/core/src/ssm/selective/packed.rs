@@ -13,7 +13,7 @@ pub(super) struct Packed<V> {
     pub(super) b: Vec<V>,
     pub(super) c: Vec<V>,
     /// [`Float::exp2_constants`].
-    pub(super) exp2: [V; 7],
+    pub(super) exp2: [V; 8],
 }
 
 impl<V: Vector> Packed<V> {

@@ -36,7 +36,7 @@ pub(super) struct Tile<'a, V, const WIDTH: usize> {
     rates: [V; WIDTH],
     b: [&'a [V; BLOCK]; WIDTH],
     c: [&'a [V; BLOCK]; WIDTH],
-    constants: &'a [V; 7],
+    constants: &'a [V; 8],
     /// 0 in the lanes that hold states, 1 in the others.
     unused: Option<V>,
 }
