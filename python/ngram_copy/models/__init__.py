@@ -1,1 +1,10 @@
-"""Sequence models in torch; importing this needs the extra ``torch``."""
+"""Sequence models in torch: one skeleton, one file a mixer; importing this needs the extra ``torch``."""
+
+from ngram_copy.models.attention import Attention
+from ngram_copy.models.base import LanguageModel, LayerConfig, Mixer, ModelConfig, State
+from ngram_copy.models.rnn import GRU, LSTM
+
+MIXERS: dict[str, type[Mixer]] = {mixer.name: mixer for mixer in (Attention, LSTM, GRU)}
+"""All mixers by name; a new one is a file and a line here."""
+
+__all__ = ["MIXERS", "LanguageModel", "LayerConfig", "Mixer", "ModelConfig", "State"]

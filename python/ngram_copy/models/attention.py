@@ -1,0 +1,206 @@
+"""Softmax attention, and where it looks.
+
+    q, k, v = W_q x, W_k x, W_v x                             (batch, n_heads, seq_len, head_dim)
+    y_i = Σ_{j ≤ i} softmax_j(q_i · k_j / √head_dim + bias_ij) v_j,  then W_o
+
+``positions`` says how a head knows where a token stands (ALiBi: Press et al. 2022, arXiv 2108.12409; RoPE: Su et al.
+2021, arXiv 2104.09864; Hard-ALiBi: Jelassi et al. 2024, arXiv 2402.01032):
+
+- ``"none"`` (NoPE): by the causal mask alone. Learned positions are the skeleton's ``max_positions``, with this;
+- ``"rope"``: q and k are rotated by angles that grow with their positions;
+- ``"alibi"``: bias_ij = -slope · (i - j), the slope a power of two for each head;
+- ``"hard-alibi"``: each head has a *window*: bias 0 on the last ``window`` tokens (its own included), -∞ before;
+  a window of 0 is a NoPE head that sees all.
+
+A ``window`` is allowed with the others too: sliding-window attention. ``log_scale`` multiplies the queries of heads
+without a window at position i (from 1) by max(1, ln i / ln log_scale): softmax over a longer context stays as sharp
+as over ``log_scale`` tokens.
+
+The state is the keys and values: all of them for heads without a window, the last (window - 1) for the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ngram_copy.models.base import LayerState, Mixer, linear
+
+POSITIONS = ("none", "rope", "alibi", "hard-alibi")
+
+
+class Attention(Mixer):
+    """Attention of one layer.
+
+    Parameters
+    ----------
+    d_model : int
+    n_heads : int
+    head_dim : int, optional
+        Of queries and keys; by default d_model / n_heads.
+    value_dim : int, optional
+        Of values; by default ``head_dim``.
+    n_kv_heads : int, optional
+        Heads of keys and values, each shared by n_heads / n_kv_heads heads of queries (grouped-query attention).
+    positions : {"none", "rope", "alibi", "hard-alibi"}
+    windows : int or sequence of int
+        Tokens that a head sees, its own included; 0: all. One number stands for all heads.
+    rope_dim : int, optional
+        Coordinates of a head that are rotated, the first ones; by default all.
+    rope_base : float
+    log_scale : float
+        0: none.
+    qkv_bias, out_bias : bool
+
+    Raises
+    ------
+    ValueError
+        If sizes do not divide, a size is not positive, a rotated size is odd, or an option is unknown.
+    """
+
+    name: ClassVar[str] = "attention"
+    summary: ClassVar[str] = "softmax attention: RoPE, NoPE, ALiBi, Hard-ALiBi, sliding windows, grouped heads"
+    letter: ClassVar[str] = "A"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int = 4,
+        head_dim: int | None = None,
+        value_dim: int | None = None,
+        n_kv_heads: int | None = None,
+        positions: str = "rope",
+        windows: int | Sequence[int] = 0,
+        rope_dim: int | None = None,
+        rope_base: float = 10_000.0,
+        log_scale: float = 0.0,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        if n_heads < 1:
+            raise ValueError(f"n_heads must be at least 1, not {n_heads}")
+        if head_dim is None:
+            if d_model % n_heads:
+                raise ValueError(f"n_heads = {n_heads} does not divide d_model = {d_model}: give head_dim")
+            head_dim = d_model // n_heads
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        value_dim = head_dim if value_dim is None else value_dim
+        if n_kv_heads < 1 or n_heads % n_kv_heads:
+            raise ValueError(f"n_kv_heads = {n_kv_heads} does not divide n_heads = {n_heads}")
+        if min(head_dim, value_dim) < 1:
+            raise ValueError(f"head_dim and value_dim must be at least 1, not {head_dim} and {value_dim}")
+        if positions not in POSITIONS:
+            raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, not {positions!r}")
+        rope_dim = head_dim if rope_dim is None else rope_dim
+        if positions == "rope" and (rope_dim % 2 or not 0 < rope_dim <= head_dim):
+            raise ValueError(f"RoPE rotates pairs: rope_dim must be even and in 2 … {head_dim}, not {rope_dim}")
+        if log_scale and log_scale <= 1:
+            raise ValueError(f"log_scale must be 0 (none) or above 1, not {log_scale}")
+        windows = [windows] * n_heads if isinstance(windows, int) else list(windows)
+        if len(windows) != n_heads or min(windows) < 0:
+            raise ValueError(f"windows must be {n_heads} numbers, one a head, 0 or more; not {windows}")
+        if n_kv_heads < n_heads and len(set(windows)) > 1:
+            raise ValueError("heads that share keys must share their window: n_kv_heads < n_heads with several windows")
+        self.n_heads, self.n_kv_heads, self.head_dim, self.value_dim = n_heads, n_kv_heads, head_dim, value_dim
+        self.positions, self.rope_dim, self.rope_base, self.log_scale = positions, rope_dim, rope_base, log_scale
+        # Heads without a window come first inside: two groups, each a slice, with caches of their own lengths.
+        order = sorted(range(n_heads), key=lambda head: windows[head] > 0)
+        self.windows = [windows[head] for head in order]
+        self.n_open = sum(window == 0 for window in windows)
+        self.reach = max(windows)
+        self.slopes = [_slopes(n_heads)[head] for head in order] if positions == "alibi" else None
+        self.query = linear(d_model, n_heads * head_dim, qkv_bias)
+        self.key = linear(d_model, n_kv_heads * head_dim, qkv_bias)
+        self.value = linear(d_model, n_kv_heads * value_dim, qkv_bias)
+        self.out = linear(n_heads * value_dim, d_model, out_bias, scale=0.5)
+
+    def initial_state(self, batch: int) -> LayerState:
+        heads = {"open": self._kv_open, "near": self.n_kv_heads - self._kv_open}
+        weight = self.key.weight
+        return {
+            f"{group}_{what}": weight.new_zeros(batch, count, 0, width)
+            for group, count in heads.items()
+            if count
+            for what, width in (("keys", self.head_dim), ("values", self.value_dim))
+        }
+
+    def state_size(self, length: int) -> int:
+        """``(head_dim + value_dim) · (open heads · length + other heads · min(length, widest window - 1))``."""
+        near = min(length, max(self.reach - 1, 0))
+        heads = self._kv_open * length + (self.n_kv_heads - self._kv_open) * near
+        return heads * (self.head_dim + self.value_dim)
+
+    def forward(self, x: Tensor, state: LayerState, position: int) -> tuple[Tensor, LayerState]:
+        batch, seq_len, _ = x.shape
+        q = self.query(x).view(batch, seq_len, self.n_heads, self.head_dim).transpose(1, 2)
+        k = self.key(x).view(batch, seq_len, self.n_kv_heads, self.head_dim).transpose(1, 2)
+        v = self.value(x).view(batch, seq_len, self.n_kv_heads, self.value_dim).transpose(1, 2)
+        if self.positions == "rope":
+            q, k = self._rotate(q, position), self._rotate(k, position)
+        found, after = [], {}
+        groups = {"open": (slice(0, self.n_open), slice(0, self._kv_open))}
+        groups["near"] = (slice(self.n_open, None), slice(self._kv_open, None))
+        for group, (heads, kv_heads) in groups.items():
+            if f"{group}_keys" not in state:
+                continue
+            keys = torch.cat([state[f"{group}_keys"], k[:, kv_heads]], dim=2)
+            values = torch.cat([state[f"{group}_values"], v[:, kv_heads]], dim=2)
+            queries = q[:, heads]
+            if group == "open" and self.log_scale:
+                queries = queries * self._sharpness(seq_len, position, q)[:, None]
+            found.append(self._attend(queries, keys, values, heads))
+            keep = keys.shape[2] if group == "open" else min(keys.shape[2], self.reach - 1)
+            after[f"{group}_keys"] = keys[:, :, keys.shape[2] - keep :]
+            after[f"{group}_values"] = values[:, :, values.shape[2] - keep :]
+        mixed = torch.cat(found, dim=1).transpose(1, 2).reshape(batch, seq_len, self.n_heads * self.value_dim)
+        y: Tensor = self.out(mixed)
+        return y, after
+
+    @property
+    def _kv_open(self) -> int:
+        """Key heads of the heads without a window."""
+        return self.n_open * self.n_kv_heads // self.n_heads
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, heads: slice) -> Tensor:
+        """The last queries of a sequence of keys: (batch, heads, seq_len, value_dim)."""
+        seq_len, n_keys = q.shape[2], k.shape[2]
+        grouped = self.n_kv_heads < self.n_heads
+        windows = self.windows[heads]
+        if not any(windows) and self.slopes is None and seq_len in {1, n_keys}:
+            return functional.scaled_dot_product_attention(q, k, v, is_causal=seq_len > 1, enable_gqa=grouped)
+        place = torch.arange(n_keys, device=q.device)
+        back = place[n_keys - seq_len :, None] - place  # (seq_len, n_keys): how far back each key lies
+        # A window of 0 sees all that is behind.
+        wide = torch.tensor([window or n_keys for window in windows], device=q.device)[:, None, None]
+        mask = (back >= 0) & (back < wide)
+        if self.slopes is not None:
+            slopes = torch.tensor(self.slopes[heads], dtype=q.dtype, device=q.device)[:, None, None]
+            mask = torch.where(mask, -slopes * back, float("-inf"))
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+
+    def _sharpness(self, seq_len: int, position: int, q: Tensor) -> Tensor:
+        """max(1, ln i / ln log_scale) of positions from 1, in float32 or wider, (seq_len)."""
+        place = torch.arange(position + 1, position + seq_len + 1, device=q.device, dtype=torch.float32)
+        return (place.log() / math.log(self.log_scale)).clamp(min=1).to(q.dtype)
+
+    def _rotate(self, x: Tensor, position: int) -> Tensor:
+        """RoPE on (batch, heads, seq_len, head_dim): coordinate i is paired with i + rope_dim / 2."""
+        half = self.rope_dim // 2
+        place = torch.arange(position, position + x.shape[2], device=x.device, dtype=torch.float32)
+        rates = self.rope_base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+        angle = place[:, None] * rates
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        first, second, rest = x.split([half, half, self.head_dim - self.rope_dim], dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def _slopes(n_heads: int) -> list[float]:
+    """ALiBi's: 2^(-8 k / n_heads), k = 1 … n_heads."""
+    return [2.0 ** (-8 * (head + 1) / n_heads) for head in range(n_heads)]
