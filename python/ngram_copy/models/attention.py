@@ -197,7 +197,7 @@ class Attention(Mixer):
         rates = self.rope_base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
         angle = place[:, None] * rates
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        first, second, rest = x.split([half, half, self.head_dim - self.rope_dim], dim=-1)
+        first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -122,7 +122,7 @@ class MLP(nn.Module):
 
     def __init__(self, d_model: int, width: int, *, activation: str, gated: bool, bias: bool) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[activation]
+        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[activation]
         self.up = linear(d_model, width, bias)
         self.gate = linear(d_model, width, bias) if gated else None
         self.down = linear(width, d_model, bias, scale=0.5)
@@ -270,13 +270,14 @@ class Block(nn.Module):
         if self.mlp is None or self.mlp_norm is None:
             return mixed
         seen: Tensor = self.mlp_norm(h if self.parallel else mixed)
-        return mixed + self.mlp(seen)
+        widened: Tensor = mixed + self.mlp(seen)
+        return widened
 
 
 def _norm(config: ModelConfig) -> nn.Module:
     if config.norm == "none":
         return nn.Identity()
-    kind = RMSNorm if config.norm == "rms" else nn.LayerNorm
+    kind: Callable[..., nn.Module] = RMSNorm if config.norm == "rms" else nn.LayerNorm
     return kind(config.d_model, eps=config.norm_eps)
 
 
@@ -310,7 +311,8 @@ class LanguageModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embedding.weight.device
+        device: torch.device = self.embedding.weight.device
+        return device
 
     def parameter_count(self) -> int:
         """Numbers that are learned; a tied weight counts once."""

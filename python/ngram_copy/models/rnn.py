@@ -9,6 +9,7 @@ x (batch, seq_len, d_model); h and c (batch, d_hidden); the output is projected 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class _Recurrent(Mixer):
         If d_hidden < 1.
     """
 
-    _network: ClassVar[type[nn.RNNBase]]
+    _network: ClassVar[Callable[..., nn.Module]]
     _parts: ClassVar[tuple[str, ...]]
 
     def __init__(self, d_model: int, *, d_hidden: int | None = None) -> None:
@@ -39,11 +40,12 @@ class _Recurrent(Mixer):
         self.d_hidden = d_model if d_hidden is None else d_hidden
         if self.d_hidden < 1:
             raise ValueError(f"d_hidden must be at least 1, not {self.d_hidden}")
-        self.rnn = self._network(d_model, self.d_hidden, batch_first=True)
-        self.out = nn.Identity() if self.d_hidden == d_model else linear(self.d_hidden, d_model)
+        self.rnn: nn.Module = self._network(d_model, self.d_hidden, batch_first=True)
+        self.out: nn.Module = nn.Identity() if self.d_hidden == d_model else linear(self.d_hidden, d_model)
 
     def initial_state(self, batch: int) -> LayerState:
-        return {name: self.rnn.weight_hh_l0.new_zeros(batch, self.d_hidden) for name in self._parts}
+        weight = next(self.rnn.parameters())
+        return {name: weight.new_zeros(batch, self.d_hidden) for name in self._parts}
 
     def forward(self, x: Tensor, state: LayerState, position: int) -> tuple[Tensor, LayerState]:
         if not x.shape[1]:
