@@ -12,11 +12,13 @@ from ngram_copy.tasks.copy import Copy
 from ngram_copy.tasks.duplicates import DuplicateNgram
 from ngram_copy.tasks.lookup import PrefixLookup, SuffixLookup
 from ngram_copy.tasks.phone_book import FIRST, LAST, PhoneBook
+from ngram_copy.tasks.subsets import CopySubsets, size_counts
 from ngram_copy.tasks.text import TextCopy, read_corpus
 
 # A few settings of each task; a new task must be added here.
 SETTINGS = {
     "copy": [{}, {"vocab_size": 2}, {"source": "zipf", "exponent": 1.2}, {"source": "markov", "branching": 3}],
+    "copy_subsets": [{}, {"vocab_size": 2, "smallest": 1}, {"vocab_size": 40, "whole_share": 0.0, "smallest": 40}],
     "prefix_lookup": [{}, {"vocab_size": 4, "n": 5, "answer_len": 1}],
     "suffix_lookup": [{}, {"vocab_size": 4, "n": 5, "answer_len": 1}],
     "duplicate_ngram": [{}, {"successor": "same", "repeats": 2}, {"vocab_size": 2, "n": 2}],
@@ -107,6 +109,40 @@ def test_strings_come_as_often_as_their_probability_says(source):
     assert (seen[~possible] == 0).all()
     assert stats.chisquare(seen[possible], expected[possible]).pvalue > 1e-6
     assert np.allclose(batch.log2_p[:, :3], task._source.log2_p(batch.tokens[:, 1:4]))
+
+
+class TestCopySubsets:
+    @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+    def test_the_sizes_of_alphabets_are_log_uniform(self, share):
+        counts = size_counts(26, share, 3)
+        assert counts.sum() == 2**32
+        expected = (1 - share) / np.arange(3, 27) / (1 / np.arange(3, 27)).sum()
+        expected[-1] += share
+        assert np.allclose(counts / 2**32, expected, rtol=0, atol=1e-8)
+
+    def test_the_strings_follow_them(self):
+        # Long strings show their whole alphabet: the number of different tokens is k.
+        task = CopySubsets(vocab_size=8, smallest=2, whole_share=0.25)
+        strings = task.batch(200, seed=1, split="train", start=0, count=20_000).tokens[:, 1:201]
+        present = (strings[:, :, None] == np.arange(8)).any(axis=1)
+        k = present.sum(axis=1)
+        assert stats.chisquare(np.bincount(k, minlength=9)[2:], size_counts(8, 0.25, 2) / 2**32 * 20_000).pvalue > 1e-6
+        # Each token is as likely as any other, in the alphabet and in the string.
+        assert stats.chisquare(present[k == 4].sum(axis=0)).pvalue > 1e-6
+        first = strings[:, 0]
+        assert stats.chisquare(np.bincount(first, minlength=8)).pvalue > 1e-6
+        repeats = np.array([(strings[k == n, 0] == strings[k == n, 1]).sum() for n in range(2, 9)])
+        counts = np.array([(k == n).sum() for n in range(2, 9)])
+        spread = np.sqrt(counts * (1 / np.arange(2, 9)) * (1 - 1 / np.arange(2, 9)))
+        assert (np.abs(repeats - counts / np.arange(2, 9)) < 5 * spread).all()
+
+    def test_the_same_numbers_on_every_machine(self):
+        batch = CopySubsets().batch(12, seed=0, split="train", start=0, count=3)
+        assert batch.tokens[:, 1:13].tolist() == [
+            [6, 7, 0, 19, 7, 12, 12, 22, 8, 11, 20, 7],
+            [24, 25, 11, 25, 24, 11, 25, 11, 24, 25, 11, 11],
+            [2, 10, 8, 10, 13, 8, 8, 13, 2, 13, 8, 2],
+        ]
 
 
 @pytest.mark.parametrize("task", [SuffixLookup(vocab_size=3, n=3, answer_len=2), PrefixLookup(vocab_size=3, n=3)])
@@ -210,6 +246,11 @@ def test_the_phone_book_reads_like_one():
         ("copy", {"source": "zip"}, "unknown source 'zip'"),
         ("copy", {"source": "markov", "branching": 27}, "branching"),
         ("copy", {"source": "zipf", "exponent": -1.0}, "exponent"),
+        ("copy_subsets", {"vocab_size": 1}, "vocab_size must be at least 2, not 1"),
+        ("copy_subsets", {"whole_share": 1.5}, "whole_share must be 0 … 1, not 1.5"),
+        ("copy_subsets", {"whole_share": math.nan}, "whole_share must be 0 … 1, not nan"),
+        ("copy_subsets", {"smallest": 0}, "smallest must be 1 … vocab_size = 26, not 0"),
+        ("copy_subsets", {"smallest": 27}, "smallest must be 1 … vocab_size = 26, not 27"),
         ("suffix_lookup", {"n": 0}, "n must be at least 1, not 0"),
         ("prefix_lookup", {"vocab_size": 0}, "vocab_size must be at least 2"),
         ("duplicate_ngram", {"successor": "other"}, "unknown successor 'other'"),

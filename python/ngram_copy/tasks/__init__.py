@@ -5,10 +5,11 @@ from ngram_copy.tasks.copy import Copy
 from ngram_copy.tasks.duplicates import DuplicateNgram
 from ngram_copy.tasks.lookup import PrefixLookup, SuffixLookup
 from ngram_copy.tasks.phone_book import PhoneBook
+from ngram_copy.tasks.subsets import CopySubsets
 from ngram_copy.tasks.text import TextCopy
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Copy, PrefixLookup, SuffixLookup, DuplicateNgram, TextCopy, PhoneBook)
+    task.name: task for task in (Copy, CopySubsets, PrefixLookup, SuffixLookup, DuplicateNgram, TextCopy, PhoneBook)
 }
 """All tasks by name; a new one is a file and a line here."""
 
