@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -79,6 +79,24 @@ class Engine(ABC):
         Lengths, positions, seeds and options are free: they do not depend on the tokens.
         """
 
+    def quantised(self, bits: int, prompts: Sequence[NDArray[np.uint32]]) -> Engine | None:
+        """An engine whose state is rounded once, at the cut; None where a state is not made of numbers.
+
+        Parameters
+        ----------
+        bits : int
+            Of each number, 1 … 16.
+        prompts : sequence of ndarray
+            Of one length, other than those that will be answered: what the rounding is fitted on.
+        """
+        return None
+
     def diagnostics(self, batch: Batch, prediction: Prediction) -> dict[str, int]:
         """Count what explains the answers (slots, occupied, collisions, repeats); the counts add up over batches."""
         return {}
+
+
+def rows_by(values: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], int]]:
+    """Rows of each distinct value."""
+    for value in np.unique(values):
+        yield np.flatnonzero(values == value), int(value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ngram_copy.engines.base import Engine, Prediction
+from ngram_copy.engines.base import Engine, Prediction, rows_by
 from ngram_copy.ngram import BoundedNgramCopier, NgramCopier, PrefixMachine
 from ngram_copy.tasks.base import Batch, VocabularySpec
 
@@ -37,7 +37,7 @@ class _SymbolicEngine(Engine):
         shape = batch.answers().shape
         tokens = np.full(shape, -1, dtype=np.int64)
         sources = np.full(shape, -1, dtype=np.int64)
-        for rows, cut in _groups(batch.cut):
+        for rows, cut in rows_by(batch.cut):
             predicted, copied = self._copier.predict(
                 batch.tokens[rows], lengths=batch.lengths[rows], start=cut, threads=threads
             )
@@ -59,12 +59,6 @@ class _SymbolicEngine(Engine):
         if queries is None:
             queries = [np.empty(0, dtype=np.uint32)] * len(states)
         return [self._copier.resume(state, max_new_tokens, query) for state, query in zip(states, queries, strict=True)]
-
-
-def _groups(values: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], int]]:
-    """Rows of each distinct value."""
-    for value in np.unique(values):
-        yield np.flatnonzero(values == value), int(value)
 
 
 class NgramEngine(_SymbolicEngine):

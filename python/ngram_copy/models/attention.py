@@ -66,6 +66,7 @@ class Attention(Mixer):
     name: ClassVar[str] = "attention"
     summary: ClassVar[str] = "softmax attention: RoPE, NoPE, ALiBi, Hard-ALiBi, sliding windows, grouped heads"
     letter: ClassVar[str] = "A"
+    grows: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -59,6 +59,8 @@ class Mixer(nn.Module, ABC):
     summary: ClassVar[str]
     letter: ClassVar[str]
     """Of pattern strings such as ``"MMMA"``."""
+    grows: ClassVar[bool] = False
+    """Whether the state grows with the length: tensors (batch, n_heads, length, width)."""
 
     @abstractmethod
     def initial_state(self, batch: int) -> LayerState:
@@ -108,11 +110,11 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
 
-ACTIVATIONS = {
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),
+    "silu": nn.SiLU,
 }
 """Of the MLP."""
 
@@ -122,7 +124,7 @@ class MLP(nn.Module):
 
     def __init__(self, d_model: int, width: int, *, activation: str, gated: bool, bias: bool) -> None:
         super().__init__()
-        self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation]()
         self.up = linear(d_model, width, bias)
         self.gate = linear(d_model, width, bias) if gated else None
         self.down = linear(width, d_model, bias, scale=0.5)
@@ -320,7 +322,7 @@ class LanguageModel(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """The state before the first token."""
-        return State(0, [block.mixer.initial_state(batch) for block in self._blocks()])
+        return State(0, [mixer.initial_state(batch) for mixer in self.mixers()])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the token after each position.
@@ -390,7 +392,11 @@ class LanguageModel(nn.Module):
 
     def state_size(self, length: int) -> int:
         """Numbers in the state of one row after ``length`` tokens: the sum over the mixers."""
-        return sum(block.mixer.state_size(length) for block in self._blocks())
+        return sum(mixer.state_size(length) for mixer in self.mixers())
+
+    def mixers(self) -> list[Mixer]:
+        """The mixer of each block."""
+        return [block.mixer for block in self._blocks()]
 
     def _blocks(self) -> Sequence[Block]:
         return self.blocks  # type: ignore[return-value]  # a ModuleList of them

@@ -1,0 +1,215 @@
+"""Engines over the models of ``ngram_copy.models``: a model that was trained, and any model that is at hand.
+
+Importing this does not import torch; making an engine does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ngram_copy.engines.base import Engine, Prediction, rows_by
+from ngram_copy.ngram import StateError
+from ngram_copy.tasks.base import Batch, VocabularySpec
+
+if TYPE_CHECKING:
+    from ngram_copy.models import LanguageModel, State
+    from ngram_copy.models.state import Codec
+
+_CHUNK_TOKENS = 2**15
+_CHUNK_SCORES = 2**23  # of one head, in all rows of a chunk
+
+
+class NeuralEngine(Engine):
+    """A ``LanguageModel`` as it is: greedy, with probabilities.
+
+    The state at the cut is the model's state *before* ``<copy>``, the last token of every prompt: that token is known,
+    and reading it again gives the first prediction. So all that is emitted comes from the state alone.
+
+    Parameters
+    ----------
+    vocab : VocabularySpec
+    model : LanguageModel
+        Of ``vocab.total`` tokens.
+
+    Raises
+    ------
+    ValueError
+        If the model has another vocabulary.
+    """
+
+    name: ClassVar[str] = "neural"
+    summary: ClassVar[str] = "a model of ngram_copy.models"
+
+    def __init__(self, vocab: VocabularySpec, model: LanguageModel) -> None:
+        if model.config.vocab_size != vocab.total:
+            raise ValueError(f"the model has {model.config.vocab_size} tokens, and the task {vocab.total}")
+        self.vocab = vocab
+        self.model = model
+        self._codec: Codec | None = None
+
+    def predict(self, batch: Batch, *, threads: int = 1) -> Prediction:
+        """Answer a batch teacher-forced; ``threads`` is torch's own setting, as floats depend on it."""
+        import torch
+
+        shape = batch.answers().shape
+        tokens = np.full(shape, -1, dtype=np.int64)
+        log2_q = np.zeros(shape)
+        for rows, cut in self._chunks(batch):
+            sequences = self._tensor(batch.tokens[rows])
+            with torch.inference_mode():
+                _, state = self.model.prefill(sequences[:, : cut - 1])
+                if self._codec is not None:
+                    state = self._codec(state)
+                logits, _ = self.model.prefill(sequences[:, cut - 1 : -1], state)
+                # Column c predicts the token at cut + c.
+                best = logits.argmax(-1)
+                log_q = logits.float().log_softmax(-1).gather(2, sequences[:, cut:, None])[..., 0]
+            columns = (batch.answer[rows] - cut)[:, None] + np.arange(shape[1])
+            inside = columns + cut < batch.lengths[rows][:, None]
+            columns = np.minimum(columns, best.shape[1] - 1)
+            tokens[rows] = np.where(inside, np.take_along_axis(best.cpu().numpy(), columns, axis=1), -1)
+            chosen = np.take_along_axis(log_q.cpu().numpy().astype(np.float64), columns, axis=1)
+            log2_q[rows] = np.where(inside, chosen / np.log(2), 0.0)
+        return Prediction(tokens, log2_q=log2_q)
+
+    def cut(self, prompts: Sequence[NDArray[np.uint32]]) -> list[bytes]:
+        from ngram_copy.models.state import state_to_bytes
+
+        return [state_to_bytes(self._read([prompt])) for prompt in prompts]
+
+    def resume(
+        self, states: Sequence[bytes], max_new_tokens: int, queries: Sequence[NDArray[np.uint32]] | None = None
+    ) -> list[NDArray[np.int64]]:
+        import torch
+
+        from ngram_copy.models.state import StateBytesError, state_from_bytes
+
+        out = []
+        for index, data in enumerate(states):
+            try:
+                state = state_from_bytes(data, self.model)
+            except StateBytesError as error:
+                raise StateError(str(error)) from error
+            query = np.empty(0, np.uint32) if queries is None else queries[index]
+            with torch.inference_mode():
+                out.append(self._emit(state, query, max_new_tokens))
+        return out
+
+    def state_bits(self, prompts: Sequence[NDArray[np.uint32]]) -> NDArray[np.float64]:
+        bits = 8 * self.model.embedding.weight.element_size() if self._codec is None else self._codec.bits
+        return np.array([float(bits * self.model.state_size(len(prompt) - 1)) for prompt in prompts])
+
+    def quantised(self, bits: int, prompts: Sequence[NDArray[np.uint32]]) -> NeuralEngine:
+        """The same model with its state rounded once, at the cut, to ``bits`` bits a number.
+
+        Parameters
+        ----------
+        bits : int
+            1 … 16.
+        prompts : sequence of ndarray
+            Of one length, from the split "fit": the codec is fitted on their states.
+        """
+        from ngram_copy.models.state import Codec
+
+        other = NeuralEngine(self.vocab, self.model)
+        other._codec = Codec(self.model, bits, self._read(prompts))
+        return other
+
+    # --- inside ---
+
+    def _tensor(self, tokens: NDArray[Any]) -> Any:
+        import torch
+
+        return torch.from_numpy(tokens.astype(np.int64)).to(self.model.device)
+
+    def _read(self, prompts: Sequence[NDArray[np.uint32]]) -> State:
+        """The state after prompts of one length, ``<copy>`` left out."""
+        import torch
+
+        for prompt in prompts:
+            if not len(prompt) or prompt[-1] != self.vocab.copy:
+                raise ValueError("a prompt must end with <copy>")
+        with torch.inference_mode():
+            return self.model.prefill(self._tensor(np.stack(prompts)[:, :-1]))[1]
+
+    def _emit(self, state: State, query: NDArray[np.uint32], max_new_tokens: int) -> NDArray[np.int64]:
+        """Read ``<copy>`` and the query, then emit until the end."""
+        first = self._tensor(np.concatenate([[self.vocab.copy], query]))[None]
+        logits, state = self.model.prefill(first, state)
+        last = logits[:, -1]
+        emitted: list[int] = []
+        while len(emitted) < max_new_tokens:
+            token = last.argmax(-1)
+            emitted.append(int(token))
+            if emitted[-1] == self.vocab.eos:
+                break
+            last, state = self.model.step(token, state)
+        return np.array(emitted, dtype=np.int64)
+
+    def _chunks(self, batch: Batch) -> Iterator[tuple[NDArray[np.intp], int]]:
+        """Rows of one cut, so many that they fit: a number that depends on the length alone."""
+        seq_len = batch.tokens.shape[1]
+        size = max(1, min(_CHUNK_TOKENS // seq_len, _CHUNK_SCORES // seq_len**2))
+        for rows, cut in rows_by(batch.cut):
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size], cut
+
+
+class TrainedEngine(NeuralEngine):
+    """A model that the run trains, then measures.
+
+    Parameters
+    ----------
+    model : dict
+        Its shape: what ``ngram_copy.models.presets.model_config`` takes.
+    training : dict
+        What ``ngram_copy.train.Training`` takes, and ``task``: the name and the options of the task it learns from.
+    """
+
+    name: ClassVar[str] = "trained"
+    summary: ClassVar[str] = "a model that is trained by the run"
+
+    def __init__(self, vocab: VocabularySpec, *, model: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+        require_torch("a trained engine")
+        import torch
+
+        from ngram_copy.models import LanguageModel
+        from ngram_copy.models.presets import model_config
+
+        with torch.device("meta"):  # sizes alone, till weights are loaded
+            super().__init__(vocab, LanguageModel(model_config(vocab.total, model)))
+        self.training = training
+
+    def prepare(self, folder: Path) -> None:
+        """Take the weights of a checkpoint.
+
+        Raises
+        ------
+        ngram_copy.models.checkpoint.CheckpointError
+            If there is none, or it is damaged.
+        """
+        from ngram_copy.models.checkpoint import CheckpointError, load_model
+
+        loaded = load_model(folder)
+        if loaded.config != self.model.config:
+            raise CheckpointError(f"{folder} holds another model than the one that is asked for")
+        self.model = loaded.eval()
+
+
+def require_torch(what: str) -> None:
+    """Refuse where the extra is missing.
+
+    Raises
+    ------
+    ValueError
+        One line that says what to install.
+    """
+    for name in ("torch", "safetensors"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"{what} needs {name}: pip install 'ngram-copy[torch]'")
