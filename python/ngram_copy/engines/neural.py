@@ -90,15 +90,20 @@ class NeuralEngine(Engine):
 
         from ngram_copy.models.state import StateBytesError, state_from_bytes
 
-        out = []
-        for index, data in enumerate(states):
-            try:
-                state = state_from_bytes(data, self.model)
-            except StateBytesError as error:
-                raise StateError(str(error)) from error
-            query = np.empty(0, np.uint32) if queries is None else queries[index]
+        try:
+            read = [state_from_bytes(data, self.model) for data in states]
+        except StateBytesError as error:
+            raise StateError(str(error)) from error
+        queries = [np.empty(0, np.uint32)] * len(states) if queries is None else queries
+        out: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(states)
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, (state, query) in enumerate(zip(read, queries, strict=True)):
+            alike.setdefault((state.position, len(query)), []).append(index)
+        for rows in alike.values():
             with torch.inference_mode():
-                out.append(self._emit(state, query, max_new_tokens))
+                emitted = self._emit([read[row] for row in rows], [queries[row] for row in rows], max_new_tokens)
+            for row, tokens in zip(rows, emitted, strict=True):
+                out[row] = tokens
         return out
 
     def state_bits(self, prompts: Sequence[NDArray[np.uint32]]) -> NDArray[np.float64]:
@@ -138,19 +143,30 @@ class NeuralEngine(Engine):
         with torch.inference_mode():
             return self.model.prefill(self._tensor(np.stack(prompts)[:, :-1]))[1]
 
-    def _emit(self, state: State, query: NDArray[np.uint32], max_new_tokens: int) -> NDArray[np.int64]:
-        """Read ``<copy>`` and the query, then emit until the end."""
-        first = self._tensor(np.concatenate([[self.vocab.copy], query]))[None]
-        logits, state = self.model.prefill(first, state)
+    def _emit(
+        self, states: Sequence[State], queries: Sequence[NDArray[np.uint32]], max_new_tokens: int
+    ) -> list[NDArray[np.int64]]:
+        """Read ``<copy>`` and the queries, then emit until the ends; all states of one position."""
+        import torch
+
+        from ngram_copy.models import State
+
+        first = np.array([[self.vocab.copy, *query] for query in queries])
+        logits, state = self.model.prefill(self._tensor(first), State.stack(states))
         last = logits[:, -1]
-        emitted: list[int] = []
+        emitted: list[torch.Tensor] = []
+        ended = torch.zeros(len(states), dtype=torch.bool, device=self.model.device)
         while len(emitted) < max_new_tokens:
-            token = last.argmax(-1)
-            emitted.append(int(token))
-            if emitted[-1] == self.vocab.eos:
+            emitted.append(last.argmax(-1))
+            ended = ended | (emitted[-1] == self.vocab.eos)
+            if bool(ended.all()):
                 break
-            last, state = self.model.step(token, state)
-        return np.array(emitted, dtype=np.int64)
+            last, state = self.model.step(emitted[-1], state)
+        if not emitted:
+            return [np.empty(0, np.int64)] * len(states)
+        rows = torch.stack(emitted, 1).cpu().numpy()
+        ends = np.where((rows == self.vocab.eos).any(1), (rows == self.vocab.eos).argmax(1) + 1, rows.shape[1])
+        return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
     def _chunks(self, batch: Batch) -> Iterator[tuple[NDArray[np.intp], int]]:
         """Rows of one cut, so many that they fit: a number that depends on the length alone."""

@@ -43,13 +43,14 @@ class State:
     position: int
     layers: list[LayerState]
 
-    def map(self, function: Any) -> State:
-        """A state whose tensors are ``function`` of these."""
-        return State(self.position, [{name: function(x) for name, x in layer.items()} for layer in self.layers])
-
-    def rows(self, index: Any) -> State:
-        """The state of some rows of the batch."""
-        return self.map(lambda x: x[index])
+    @classmethod
+    def stack(cls, states: Sequence[State]) -> State:
+        """The rows of several states of one position under one another."""
+        layers = [
+            {name: torch.cat([state.layers[index][name] for state in states]) for name in layer}
+            for index, layer in enumerate(states[0].layers)
+        ]
+        return cls(states[0].position, layers)
 
 
 class Mixer(nn.Module, ABC):

@@ -153,11 +153,10 @@ class _Levels:
 
     def _coordinates(self, values: Tensor) -> Tensor:
         """(samples, coordinates)."""
-        if not self._grows:
-            return values.flatten(1)
-        return values.transpose(1, 2).flatten(2).flatten(0, 1)
+        samples = values.transpose(1, 2).flatten(0, 1) if self._grows else values
+        return samples.flatten(1)
 
     def _index(self, flat: Tensor) -> Tensor:
         """Which level of all, of each value."""
-        cell = ((flat - self._low) / self._step).clamp(0, self._count - 1).long()
+        cell: Tensor = ((flat - self._low) / self._step).clamp(0, self._count - 1).long()
         return cell + torch.arange(flat.shape[1], device=flat.device) * self._count
