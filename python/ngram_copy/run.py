@@ -283,7 +283,7 @@ def _check_free(case: Case, engine: Engine) -> tuple[int, int, float]:
     forced = score.exact_match(engine.predict(batch).tokens, answers).strings
     states = engine.cut(batch.prompts())
     disagreements = 0
-    for row, free in enumerate(engine.resume(states, answers.shape[1], batch.queries())):
+    for row, free in enumerate(engine.answer(states, batch, answers.shape[1])):
         answer = answers[row][answers[row] >= 0]
         disagreements += bool(np.array_equal(free[: len(answer)], answer)) != bool(forced[row])
     return count, disagreements, float(np.mean([len(state) for state in states]))

@@ -24,6 +24,7 @@ SETTINGS = {
     "duplicate_ngram": [{}, {"successor": "same", "repeats": 2}, {"vocab_size": 2, "n": 2}],
     "text_copy": [{}, {"unit": "words"}],
     "phone_book": [{}, {"digits": 3}],
+    "mqar": [{}, {"vocab_size": 90, "tokens_per_pair": 4, "power_a": 1.0, "random_non_queries": False}],
 }
 CASES = [(name, options) for name, settings in SETTINGS.items() for options in settings]
 
@@ -256,6 +257,10 @@ def test_the_phone_book_reads_like_one():
         ("duplicate_ngram", {"successor": "other"}, "unknown successor 'other'"),
         ("duplicate_ngram", {"repeats": 0}, "repeats must be at least 1"),
         ("phone_book", {"digits": 0}, "digits must be 1"),
+        ("mqar", {"vocab_size": 3}, "vocab_size must be at least 4, not 3"),
+        ("mqar", {"power_a": 0.0}, "power_a must be above 0 and at most 1, not 0.0"),
+        ("mqar", {"tokens_per_pair": 2}, "tokens_per_pair must be even and at least 4, not 2"),
+        ("mqar", {"tokens_per_pair": 7}, "tokens_per_pair must be even and at least 4, not 7"),
     ],
 )
 def test_bad_options(task, options, message):

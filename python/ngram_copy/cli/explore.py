@@ -108,15 +108,16 @@ def show_example(
         print_json(_example(made, batch))
         return
     screen = stdout()
-    cut, answer, end = int(batch.cut[0]), int(batch.answer[0]), int(batch.lengths[0])
+    cut, end = int(batch.cut[0]), int(batch.lengths[0])
     row = batch.tokens[0]
     arguments = ", ".join(f"{name}={_toml(value)}" for name, value in _example(made, batch)["options"].items())
     screen.print(f"[bold]{plain(made.name)}[/bold] {plain(arguments)}")
     screen.print(f"length {length}, seed {seed}, split {split}, example {index}: {end} tokens, cut at {cut}")
     screen.print(f"\n[bold]prompt[/bold]  {plain(_render(made, row[:cut]))}")
-    if answer > cut:
-        screen.print(f"[bold]query[/bold]   {plain(_render(made, row[cut:answer]))}")
-    screen.print(f"[bold]answer[/bold]  [green]{plain(_render(made, row[answer:end]))}[/green]")
+    if len(query := batch.queries()[0]):
+        screen.print(f"[bold]query[/bold]   {plain(_render(made, query))}")
+    answers = batch.answers()[0]
+    screen.print(f"[bold]answer[/bold]  [green]{plain(_render(made, answers[answers >= 0]))}[/green]")
     if batch.log2_p is None:
         screen.print("\nlog2 p  unknown: no bound is shown for this task")
     else:
@@ -157,10 +158,10 @@ def _example(task: Task, batch: Batch) -> dict[str, Any]:
 
 def _render(task: Task, tokens: Any) -> str:
     """Tokens for reading: text where the task has it, letters where 26 do, else numbers."""
-    from ngram_copy.tasks import TextTask
+    from ngram_copy.tasks import BLANK, TextTask
 
     vocab = task.vocab
-    special = {vocab.bos: "<bos>", vocab.copy: "<copy>", vocab.eos: "<eos>", vocab.pad: "<pad>"}
+    special = {vocab.bos: "<bos>", vocab.copy: "<copy>", vocab.eos: "<eos>", vocab.pad: "<pad>", BLANK: "?"}
     if isinstance(task, TextTask):
         pieces, start = [], 0
         for place, token in enumerate([*tokens.tolist(), vocab.pad]):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ngram_copy.tasks.base import Batch, VocabularySpec
+from ngram_copy.tasks.base import BLANK, Batch, VocabularySpec
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Prediction:
     ----------
     tokens : ndarray of int64, shape (batch, answer_len)
         The most likely token at each position of the answer given the true tokens before it; -1: none.
-        Columns beyond an answer's end are -1.
+        Columns beyond an answer's end are -1, and those that are not scored.
     log2_q : ndarray of float64, shape (batch, answer_len), or None
-        log2 probability given to the true token (0 beyond an answer's end); None for engines that emit hard tokens.
+        log2 probability given to the true token (0 where none is scored); None for engines that emit hard tokens.
     sources : ndarray of int64, shape (batch, answer_len), or None
         Position in the sequence that each token was copied from, -1: none; None for engines that do not copy by
         position.
@@ -69,8 +69,34 @@ class Engine(ABC):
         """
 
     def generate(self, batch: Batch, max_new_tokens: int) -> list[NDArray[np.int64]]:
-        """Answer a batch freely: ``cut``, then ``resume``."""
-        return self.resume(self.cut(batch.prompts()), max_new_tokens, batch.queries())
+        """Answer a batch freely: ``cut``, then ``resume``; see ``answer``."""
+        return self.answer(self.cut(batch.prompts()), batch, max_new_tokens)
+
+    def answer(self, states: Sequence[bytes], batch: Batch, max_new_tokens: int) -> list[NDArray[np.int64]]:
+        """Answer a batch freely from its states at the cut.
+
+        Where a batch says what is scored, the other tokens are fed as they come, and each token that is scored is
+        emitted from the state at the cut, the revealed tokens, and the engine's own tokens before it.
+
+        Returns
+        -------
+        list of ndarray of int64
+            The emitted tokens of each example; only those that are scored, up to the first that is missing or ``eos``.
+        """
+        if batch.scored is None:
+            return self.resume(states, max_new_tokens, batch.queries())
+        fed = batch.queries()
+        blanks = [np.flatnonzero(query == BLANK)[:max_new_tokens] for query in fed]
+        emitted: list[list[int]] = [[] for _ in fed]
+        for turn in range(max(map(len, blanks), default=0)):
+            # Whoever has filled all blanks before this one.
+            rows = [row for row, places in enumerate(blanks) if turn < len(places) and turn == len(emitted[row])]
+            known = [fed[row][: blanks[row][turn]] for row in rows]
+            for row, out in zip(rows, self.resume([states[row] for row in rows], 1, known), strict=True):
+                if len(out) and 0 <= out[0] != self.vocab.eos:
+                    emitted[row].append(int(out[0]))
+                    fed[row][blanks[row][turn]] = out[0]
+        return [np.array(tokens, dtype=np.int64) for tokens in emitted]
 
     @abstractmethod
     def state_bits(self, prompts: Sequence[NDArray[np.uint32]]) -> NDArray[np.float64]:

@@ -57,7 +57,8 @@ class NeuralEngine(Engine):
         """Answer a batch teacher-forced; ``threads`` is torch's own setting, as floats depend on it."""
         import torch
 
-        shape = batch.answers().shape
+        answers = batch.answers()
+        shape = answers.shape
         tokens = np.full(shape, -1, dtype=np.int64)
         log2_q = np.zeros(shape)
         for rows, cut in self._chunks(batch):
@@ -71,7 +72,7 @@ class NeuralEngine(Engine):
                 best = logits.argmax(-1)
                 log_q = logits.float().log_softmax(-1).gather(2, sequences[:, cut:, None])[..., 0]
             columns = (batch.answer[rows] - cut)[:, None] + np.arange(shape[1])
-            inside = columns + cut < batch.lengths[rows][:, None]
+            inside = answers[rows] >= 0
             columns = np.minimum(columns, best.shape[1] - 1)
             tokens[rows] = np.where(inside, np.take_along_axis(best.cpu().numpy(), columns, axis=1), -1)
             chosen = np.take_along_axis(log_q.cpu().numpy().astype(np.float64), columns, axis=1)

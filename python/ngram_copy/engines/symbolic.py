@@ -34,7 +34,8 @@ class _SymbolicEngine(Engine):
     _copier: _Copier
 
     def predict(self, batch: Batch, *, threads: int = 1) -> Prediction:
-        shape = batch.answers().shape
+        answers = batch.answers()
+        shape = answers.shape
         tokens = np.full(shape, -1, dtype=np.int64)
         sources = np.full(shape, -1, dtype=np.int64)
         for rows, cut in rows_by(batch.cut):
@@ -44,7 +45,7 @@ class _SymbolicEngine(Engine):
             # Columns of the prediction count from the cut, those of an answer from its own beginning.
             skip = (batch.answer[rows] - cut)[:, None]
             columns = skip + np.arange(shape[1])
-            inside = columns + cut < batch.lengths[rows][:, None]
+            inside = answers[rows] >= 0
             columns = np.minimum(columns, predicted.shape[1] - 1)
             tokens[rows] = np.where(inside, np.take_along_axis(predicted, columns, axis=1), -1)
             sources[rows] = np.where(inside, np.take_along_axis(copied, columns, axis=1), -1)

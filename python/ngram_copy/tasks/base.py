@@ -8,6 +8,12 @@ An example is a sequence of tokens with two marks::
 What an engine keeps of the tokens before the *cut* is its state. The *query* (empty for copying) is
 revealed after the cut; the *answer* is what is scored. All examples of a batch share ``seq_len``;
 shorter ones are padded on the right with ``vocab.pad``.
+
+Where several queries and answers alternate (``mqar``), the answer begins at the cut and ``scored`` says which
+of its tokens count; the others are revealed as soon as they are reached::
+
+    <bos> x_1 … x_L <copy> | q_1 y_1 q_2 q_3 y_3 …
+                           ^ cut and answer
 """
 
 from __future__ import annotations
@@ -26,6 +32,9 @@ from ngram_copy import sample
 
 SPLITS = ("train", "validation", "test", "fit")
 """Disjoint counter streams; ``fit`` is for what is fitted on other strings (smoothing, codecs)."""
+
+BLANK = 2**32 - 1
+"""Stands in a query where a token was that is scored; no token of any task."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +97,11 @@ class Batch:
     log2_p : ndarray of float64, shape (batch, answer_len), or None
         log2 probability of each token of the answer under the task's source, given the answer before it,
         what is revealed after the cut, and the length (so the end has probability 1); 0 beyond an answer's
-        end. None where the source is unknown.
+        end and at what is not scored. None where the source is unknown.
     h_min : float or None
-        Min-entropy of the answer in bits: no answer is likelier than 2^-h_min.
+        Min-entropy of the answer in bits, given what is revealed: no answer is likelier than 2^-h_min.
+    scored : ndarray of bool, shape (batch, answer_len), or None
+        Which tokens from ``answer`` on count; the others are revealed. None: all do.
     """
 
     tokens: NDArray[np.uint32]
@@ -99,6 +110,7 @@ class Batch:
     answer: NDArray[np.int64]
     log2_p: NDArray[np.float64] | None
     h_min: float | None
+    scored: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -108,14 +120,29 @@ class Batch:
         return [row[:cut] for row, cut in zip(self.tokens, self.cut, strict=True)]
 
     def queries(self) -> list[NDArray[np.uint32]]:
-        """Tokens revealed after the cut and before the answer, an array for each example."""
-        return [row[c:a] for row, c, a in zip(self.tokens, self.cut, self.answer, strict=True)]
+        """Tokens revealed after the cut, an array for each example.
+
+        Those before the answer; where ``scored`` is given, all of them to the end of the example, with the largest
+        uint32 (``BLANK``) in place of each token that is scored.
+        """
+        if self.scored is None:
+            return [row[c:a] for row, c, a in zip(self.tokens, self.cut, self.answer, strict=True)]
+        answers = self.answers()
+        return [
+            np.concatenate([row[c:a], np.where(answers[i, : end - a] < 0, row[a:end], BLANK)]).astype(np.uint32)
+            for i, (row, c, a, end) in enumerate(zip(self.tokens, self.cut, self.answer, self.lengths, strict=True))
+        ]
 
     def answers(self) -> NDArray[np.int64]:
-        """Tokens of the answers, shape (batch, answer_len), filled with -1 on the right."""
+        """Tokens of the answers, shape (batch, answer_len), filled with -1 on the right.
+
+        Column t is the token at ``answer + t``; -1 also stands where a token is not scored.
+        """
         answer_len = int((self.lengths - self.answer).max(initial=0))
         positions = self.answer[:, None] + np.arange(answer_len)
         inside = positions < self.lengths[:, None]
+        if self.scored is not None:
+            inside &= self.scored
         clipped = np.minimum(positions, self.tokens.shape[1] - 1)
         return np.where(inside, np.take_along_axis(self.tokens, clipped, axis=1).astype(np.int64), -1)
 
@@ -127,10 +154,13 @@ class DataHash:
         self._sha = hashlib.sha256()
 
     def update(self, batch: Batch) -> None:
-        """Add a batch: its tokens in use and its marks, as little-endian integers."""
-        for row, length, cut, answer in zip(batch.tokens, batch.lengths, batch.cut, batch.answer, strict=True):
+        """Add a batch: its tokens in use and its marks, as little-endian integers, and which tokens are scored."""
+        marks = zip(batch.tokens, batch.lengths, batch.cut, batch.answer, strict=True)
+        for index, (row, length, cut, answer) in enumerate(marks):
             self._sha.update(np.array([length, cut, answer], dtype="<i8").tobytes())
             self._sha.update(row[:length].astype("<u4", copy=False).tobytes())
+            if batch.scored is not None:
+                self._sha.update(batch.scored[index, : length - answer].astype("<u1").tobytes())
 
     def hexdigest(self) -> str:
         """``sha256:`` and 64 hexadecimal digits."""
@@ -178,7 +208,10 @@ class Task(ABC):
 
     @abstractmethod
     def oracle(self, prompt: NDArray[np.uint32], query: NDArray[np.uint32]) -> list[int]:
-        """The answer, found from prompt and query by the most obvious code; ``--verify`` compares with it."""
+        """The answer, found from prompt and query by the most obvious code; ``--verify`` compares with it.
+
+        Both are as ``Batch.prompts`` and ``Batch.queries`` give them.
+        """
 
     def provenance(self) -> dict[str, Any]:
         """What else determines the data, such as the hash of a text; part of every record."""
