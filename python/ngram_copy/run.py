@@ -21,17 +21,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ngram_copy import ngram, score, theory
+from ngram_copy import ngram, score, theory, workers
 from ngram_copy.engines.base import Engine
+from ngram_copy.engines.neural import TrainedEngine
 from ngram_copy.results import RECORDS, SCHEMA, Record, ResultsError, Writer, repair
 from ngram_copy.suite import Case, Suite, first_example
 from ngram_copy.tasks.base import Batch, DataHash
+
+CHECKPOINTS = "checkpoints"
+"""The folder, in a results folder, that holds what was trained: a folder for each training, named by its case."""
 
 FIT_EXAMPLES = 1000
 """Strings of the split ``fit`` that smoothing is fitted on, at most."""
 
 SAMPLE = 16
 """Strings whose state is serialised and that are generated freely as well."""
+
+QUANTISED_BITS = (1, 2, 3, 4, 5, 6, 8, 12)
+"""Bits that each number of a state is rounded to, where a state is made of numbers."""
+
+QUANTISED_TOKENS = 2**16
+"""Tokens of the strings that are answered from rounded states, at most (but no fewer than ``SAMPLE`` strings)."""
+
+CLASSED = 64
+"""Strings that a learned engine gets wrong and whose errors are classed, at most."""
+
+CLASSED_NGRAM = 2
+"""Length of the n-gram by which an error is said to have jumped to another occurrence."""
 
 VERIFIED = 16
 """Examples of each task, length and seed that ``verify`` compares with the oracle."""
@@ -40,6 +56,9 @@ _BATCH_TOKENS = 2**20
 
 Progress = Callable[[int], None]
 """Called with the number of strings that were just answered."""
+
+OnProgress = Callable[[Case, float, str], None]
+"""Called with a case, how much of it was just done (all of it adds up to 1), and how it goes: text, often empty."""
 
 
 class VerificationError(ValueError):
@@ -98,43 +117,79 @@ def run_cases(
     writer: Writer,
     *,
     threads: int = 1,
-    on_case: Callable[[Case], None] = lambda case: None,
-    on_progress: Progress = lambda strings: None,
+    device: str = "auto",
+    on_progress: OnProgress = lambda case, share, text: None,
 ) -> Iterator[Record]:
-    """Run cases one after another; each record is on the disk when it is yielded.
+    """Run cases; each record is on the disk when it is yielded.
+
+    Cases without learning come first, one after another on all threads. Trainings, and what measures them, run each on
+    one thread of a process of its own, ``threads`` at a time; a case that was trained before is not trained again.
 
     Parameters
     ----------
     cases : sequence of Case
+        With each case that measures a training, that training: here, or done before.
     writer : Writer
+        Beside its file lie the checkpoints.
     threads : int
-        Of sampling and prediction; no influence on results.
-    on_case : callable
-        Called with each case before it runs.
+        No influence on results.
+    device : str
+        Where models run: ``"auto"``, ``"cpu"``, ``"cuda"``, …
     on_progress : callable
-        Called while it runs, with the number of strings answered; in all ``work(case)`` of them.
+        Called while a case runs.
 
     Yields
     ------
     dict
-        Records of kind ``accuracy``, ``statistic`` or, where a case raised an exception, ``error``.
+        Records of kind ``accuracy``, ``statistic``, ``training`` or, where a case raised an exception, ``error``.
     """
+    checkpoints = writer.path.parent / CHECKPOINTS
+    learned = [case for case in cases if case.learned]
     for case in cases:
-        on_case(case)
-        record = run_case(case, threads=threads, on_progress=on_progress)
+        if not case.learned:
+            record = run_case(case, threads=threads, on_progress=on_progress)
+            writer.write(record)
+            yield record
+    for record in workers.run(learned, min(threads, len(learned)), run_case, checkpoints, device, on_progress):
         writer.write(record)
         yield record
 
 
-def run_case(case: Case, *, threads: int = 1, on_progress: Progress = lambda strings: None) -> Record:
-    """Run one case; an exception in it becomes a record of kind ``error``."""
+def run_case(
+    case: Case,
+    *,
+    threads: int = 1,
+    checkpoints: Path | None = None,
+    device: str = "auto",
+    on_progress: OnProgress = lambda case, share, text: None,
+) -> Record:
+    """Run one case; an exception in it becomes a record of kind ``error``.
+
+    Parameters
+    ----------
+    case : Case
+    threads : int
+    checkpoints : Path, optional
+        Where trainings are, or will be.
+    device : str
+    on_progress : callable
+    """
     began = time.perf_counter()
     artifacts = {}
+    environment = {**_environment(), "threads": threads}
+    strings = _strings(case)
+
+    def answered(count: int) -> None:
+        on_progress(case, count / strings, "")
+
     try:
-        if case.kind == "accuracy":
-            result = _accuracy(case, threads, on_progress)
+        if case.kind == "training":
+            result, used = _train(case, _of(case, checkpoints), device, on_progress)
+            environment |= used
+        elif case.kind == "accuracy":
+            result = _accuracy(case, threads, _of(case.trained_by, checkpoints), answered)
         else:
-            result = _statistic(case, threads, on_progress)
+            result = _statistic(case, threads, answered)
         kind: str = case.kind
     except Exception as error:
         kind = "error"
@@ -146,14 +201,28 @@ def run_case(case: Case, *, threads: int = 1, on_progress: Progress = lambda str
         "kind": kind,
         "case": case.description,
         "result": result,
-        "environment": {**_environment(), "threads": threads, **_clock(began)},
+        "environment": {**environment, **_clock(began)},
         "artifacts": artifacts,
     }
 
 
-def work(case: Case) -> int:
-    """Strings that a case answers, the fitted ones included: what its progress adds up to."""
+def work(case: Case) -> float:
+    """How long a case takes, roughly, in no unit: what progress over several cases is weighed by."""
+    if case.kind == "training":
+        options = case.engine_options["training"]
+        grid = len(options["lr"]) if isinstance(options["lr"], list) else 1
+        return float(grid * options["steps"] * options["tokens_per_step"] * 50)
+    return float(_strings(case) * case.length * (20 if case.learned else 1))
+
+
+def _strings(case: Case) -> int:
+    """Strings that a case answers, the fitted ones included."""
     return case.examples + (min(case.examples, FIT_EXAMPLES) if case.kind == "accuracy" else 0)
+
+
+def _of(training: Case | None, checkpoints: Path | None) -> Path | None:
+    """The folder of a training."""
+    return None if training is None or checkpoints is None else checkpoints / training.case_id
 
 
 def verify(cases: Sequence[Case]) -> Iterator[Case]:
@@ -192,11 +261,48 @@ def _short(tokens: list[int]) -> str:
     return str(tokens) if len(tokens) <= 12 else f"[{', '.join(map(str, tokens[:12]))}, … {len(tokens)} in all]"
 
 
+# --- Training -------------------------------------------------------------------------------------------
+
+
+def _train(
+    case: Case, folder: Path | None, device: str, on_progress: OnProgress
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train, or go on with it; what came of it, and what it ran on."""
+    from ngram_copy import train
+
+    if folder is None:
+        raise ValueError(f"the case {case.name} needs a folder for its checkpoints")
+    engine = case.engine()
+    if not isinstance(engine, TrainedEngine):
+        raise TypeError(f"the case {case.name}: an engine {case.engine_name} is not trained")
+    done = 0.0
+
+    def advance(now: train.Progress) -> None:
+        nonlocal done
+        on_progress(case, now.share - done, now.text)
+        done = now.share
+
+    trained = train.train(
+        engine.model.config,
+        case.training(),
+        case.task,
+        seed=case.seed,
+        folder=folder,
+        on_progress=advance,
+        device=device,
+    )
+    return trained.result, trained.environment
+
+
 # --- Accuracy -------------------------------------------------------------------------------------------
 
 
-def _accuracy(case: Case, threads: int, on_progress: Progress) -> dict[str, Any]:
+def _accuracy(case: Case, threads: int, trained: Path | None, on_progress: Progress) -> dict[str, Any]:
     engine = case.engine()
+    if isinstance(engine, TrainedEngine):
+        if trained is None:
+            raise ValueError(f"the case {case.name} needs the folder of its checkpoints")
+        engine.prepare(trained)
     smoothing = _fit(case, engine, threads, on_progress)
     data = DataHash()
     strings = tokens = all_tokens = 0
@@ -220,6 +326,7 @@ def _accuracy(case: Case, threads: int, on_progress: Progress) -> dict[str, Any]
             diagnostics[name] = diagnostics.get(name, 0) + int(count)
         on_progress(len(batch))
     all_state_bits = np.concatenate(state_bits)
+    learned = {"quantised": _quantised(case, engine), "errors": _errors(case, engine)} if case.learned else {}
     checked, disagreements, state_bytes = _check_free(case, engine)
     return {
         "data_hash": data.hexdigest(),
@@ -232,7 +339,50 @@ def _accuracy(case: Case, threads: int, on_progress: Progress) -> dict[str, Any]
         "state_bytes": state_bytes,
         **_bounds(case, all_state_bits, h_min),
         "diagnostics": diagnostics,
+        **learned,
     }
+
+
+def _quantised(case: Case, engine: Engine) -> list[dict[str, Any]] | None:
+    """What is recalled from states that are rounded once, at the cut; None where the source is unknown."""
+    seq_len = first_example(case.task, case.length, case.seed).tokens.shape[1]
+    count = min(case.examples, max(SAMPLE, QUANTISED_TOKENS // seq_len))
+    fit = case.task.batch(case.length, seed=case.seed, split="fit", start=0, count=count)
+    batch = case.task.batch(case.length, seed=case.seed, split="test", start=0, count=count)
+    if batch.log2_p is None or len({len(prompt) for prompt in fit.prompts()}) > 1:
+        return None
+    answers = batch.answers()
+    rows = []
+    for bits in QUANTISED_BITS:
+        rounded = engine.quantised(bits, fit.prompts())
+        if rounded is None:
+            return None
+        prediction = rounded.predict(batch)
+        state_bits = rounded.state_bits(batch.prompts())
+        strings = int(score.exact_match(prediction.tokens, answers).strings.sum())
+        recalled = score.bits_recalled(prediction, answers, batch.log2_p)
+        rows.append(
+            {
+                "bits_per_value": bits,
+                "state_bits": float(state_bits.mean()),
+                "strings": _share(strings, count),
+                "bits_recalled": _bits_recalled(recalled, state_bits),
+            }
+        )
+    return rows
+
+
+def _errors(case: Case, engine: Engine) -> dict[str, int]:
+    """Classes of the first errors in free answers, over some strings; ``checked`` counts these."""
+    count = min(case.examples, CLASSED)
+    batch = case.task.batch(case.length, seed=case.seed, split="test", start=0, count=count)
+    answers = batch.answers()
+    counts = {"checked": count}
+    for row, free in enumerate(engine.generate(batch, answers.shape[1])):
+        answer = answers[row][answers[row] >= 0].tolist()
+        kind = score.classify_error(answer, free.tolist(), CLASSED_NGRAM, end=case.task.vocab.eos)
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
 
 
 def _batches(case: Case, split: str, examples: int, threads: int) -> Iterator[Batch]:

@@ -25,9 +25,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ngram_copy.engines import ENGINES
 from ngram_copy.engines.base import Engine
+from ngram_copy.engines.neural import TrainedEngine
 from ngram_copy.results import SCHEMA, canonical_json
 from ngram_copy.tasks import TASKS
 from ngram_copy.tasks.base import Batch, Task
+
+if typing.TYPE_CHECKING:
+    from ngram_copy.train import Training
 
 
 class SuiteError(ValueError):
@@ -67,6 +71,8 @@ class _File(_Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
     tasks: dict[_Alias, dict[str, Any]] = {}
+    models: dict[_Alias, dict[str, Any]] = {}
+    training: dict[_Alias, dict[str, Any]] = {}
     engines: dict[_Alias, dict[str, Any]] = {}
     cases: list[_Cases] = []
     statistics: list[_Statistics] = []
@@ -81,11 +87,11 @@ class Case:
 
     Attributes
     ----------
-    kind : {"accuracy", "statistic"}
+    kind : {"accuracy", "statistic", "training"}
         What kind of record it gives.
     name : str
-        ``task/engine/L/seed`` by the suite's aliases (``task/repeats-n/L/seed`` for a statistic): for people
-        and for ``--only``.
+        ``task/engine/L/seed`` by the suite's aliases (``task/repeats-n/L/seed`` for a statistic, ``training/…`` for a
+        training): for people and for ``--only``.
     case_id : str
         16 hexadecimal digits of the SHA-256 of all that determines the result.
     description : dict
@@ -102,9 +108,11 @@ class Case:
         All options of the engine, defaults included.
     n : int or None
         The n-gram length of a statistic.
+    trained_by : Case or None
+        The training that must come before: an engine that learns is made from what that leaves.
     """
 
-    kind: Literal["accuracy", "statistic"]
+    kind: Literal["accuracy", "statistic", "training"]
     name: str
     case_id: str
     description: dict[str, Any]
@@ -116,13 +124,26 @@ class Case:
     engine_name: str | None = None
     engine_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     n: int | None = None
+    trained_by: Case | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether this is a training, or measures what one left."""
+        return self.kind == "training" or self.trained_by is not None
 
     def engine(self) -> Engine:
-        """Make the engine of an accuracy case."""
+        """Make the engine of an accuracy case or a training, without what is learned."""
         if self.engine_name is None:
             raise ValueError(f"the case {self.name} is a statistic: it has no engine")
         make: Callable[..., Engine] = ENGINES[self.engine_name]
         return make(self.task.vocab, **self.engine_options)
+
+    def training(self) -> Training:
+        """The options of a training."""
+        from ngram_copy.train import Training
+
+        options = {name: value for name, value in self.engine_options["training"].items() if name != "task"}
+        return Training(**options)
 
     def check(self) -> None:
         """Make the engine and one example, so that an impossible case is found before the run.
@@ -134,7 +155,7 @@ class Case:
         """
         try:
             batch = first_example(self.task, self.length, self.seed)
-            if self.kind == "accuracy":
+            if self.kind != "statistic":
                 self.engine().state_bits(batch.prompts())
             elif (batch.tokens[0, 1 : batch.cut[0] - 1] >= self.task.vocab.size).any():
                 raise ValueError(f"the prompts of {self.task.name} are not one string")
@@ -163,6 +184,7 @@ class Suite:
     _file: _File
     _tasks: dict[str, Task]
     _engines: dict[str, tuple[str, dict[str, Any]]]
+    _learned_from: dict[str, Task]
 
     def cases(self, seed: int | None = None) -> list[Case]:
         """All cases in the order of the file; a cell that is listed twice is run once.
@@ -176,7 +198,10 @@ class Suite:
         for entry in self._file.cases:
             seeds = entry.seeds if seed is None else [seed]
             for row in itertools.product(entry.tasks, entry.engines, entry.lengths, seeds):
-                self._add(found, self._accuracy(*row, entry.examples))
+                case = self._accuracy(*row, entry.examples)
+                if case.trained_by is not None:
+                    self._add(found, case.trained_by)
+                self._add(found, case)
         for statistic in self._file.statistics:
             seeds = statistic.seeds if seed is None else [seed]
             for line in itertools.product(statistic.tasks, statistic.n, statistic.lengths, seeds):
@@ -190,7 +215,10 @@ class Suite:
 
     def _accuracy(self, task: str, engine: str, length: int, seed: int, examples: int) -> Case:
         engine_name, options = self._engines[engine]
-        determines = {"engine": {"name": engine_name, **options}}
+        determines: dict[str, Any] = {"engine": {"name": engine_name, **options}}
+        training = self._training(engine, seed) if engine in self._learned_from else None
+        if training is not None:
+            determines["trained_by"] = training.case_id
         return self._case(
             "accuracy",
             f"{task}/{engine}/{length}/{seed}",
@@ -200,6 +228,31 @@ class Suite:
             seed,
             examples,
             label=engine,
+            engine_name=engine_name,
+            engine_options=options,
+            trained_by=training,
+        )
+
+    def _training(self, engine: str, seed: int) -> Case:
+        """What trains an engine; its length and examples are those of the strings that it learns from."""
+        engine_name, options = self._engines[engine]
+        task = self._learned_from[engine]
+        training = options["training"]
+        provenance = task.provenance()
+        determines = {"engine": {"name": engine_name, **options}, "seed": seed}
+        identity = {"schema": SCHEMA, "kind": "training", "provenance": provenance, **determines}
+        identity["model"] = expanded(options["model"], task)
+        length = training["lengths"][-1]
+        return Case(
+            kind="training",
+            name=f"training/{engine}/{length}/{seed}",
+            case_id=_case_id(identity),
+            description={"suite": self.name, **determines, "task": _described(task), "label": engine},
+            task=task,
+            provenance=provenance,
+            length=length,
+            seed=seed,
+            examples=1,
             engine_name=engine_name,
             engine_options=options,
         )
@@ -225,17 +278,17 @@ class Suite:
         task = self._tasks[task_alias]
         provenance = task.provenance()
         determines = {
-            "task": {"name": task.name, **options_of(task)},
+            "task": _described(task),
             **determines,
             "length": length,
             "seed": seed,
             "examples": examples,
         }
-        identity = canonical_json({"schema": SCHEMA, "kind": kind, "provenance": provenance, **determines})
+        identity = {"schema": SCHEMA, "kind": kind, "provenance": provenance, **determines}
         return Case(
             kind=kind,
             name=name,
-            case_id=hashlib.sha256(identity.encode()).hexdigest()[:16],
+            case_id=_case_id(identity),
             description={"suite": self.name, **determines, "label": label},
             task=task,
             provenance=provenance,
@@ -244,6 +297,14 @@ class Suite:
             examples=examples,
             **rest,
         )
+
+
+def _case_id(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+
+def _described(task: Task) -> dict[str, Any]:
+    return {"name": task.name, **options_of(task)}
 
 
 @functools.lru_cache(maxsize=64)
@@ -315,7 +376,14 @@ def parse(text: str, source: str = "suite.toml") -> Suite:
     except ValidationError as error:
         raise SuiteError(f"{source}: {_first_problem(error, _File)}") from error
     tasks = {alias: _make_task(alias, table, source) for alias, table in file.tasks.items()}
-    engines = {alias: _check_engine(alias, table, source) for alias, table in file.engines.items()}
+    engines: dict[str, tuple[str, dict[str, Any]]] = {}
+    learned_from: dict[str, Task] = {}
+    for alias, table in file.engines.items():
+        where = f"{source}: [engines.{alias}]"
+        name, options = _pop_name(table, "engine", ENGINES, where)
+        if issubclass(ENGINES[name], TrainedEngine):
+            options, learned_from[alias] = _learned(options, file, tasks, where, source)
+        engines[alias] = (name, check_options(ENGINES[name], options, where))
     for index, entry in enumerate(file.cases):
         _require_known(entry.tasks, tasks, f"{source}: cases[{index}].tasks", "task alias")
         _require_known(entry.engines, engines, f"{source}: cases[{index}].engines", "engine alias")
@@ -323,7 +391,7 @@ def parse(text: str, source: str = "suite.toml") -> Suite:
         _require_known(statistic.tasks, tasks, f"{source}: statistics[{index}].tasks", "task alias")
     if not file.cases and not file.statistics:
         raise SuiteError(f"{source}: nothing to run: add a [[cases]] or a [[statistics]] table")
-    return Suite(file.name, file.description, text, source, file, tasks, engines)
+    return Suite(file.name, file.description, text, source, file, tasks, engines, learned_from)
 
 
 def _with_line(message: str, text: str) -> str:
@@ -355,10 +423,45 @@ def make_task(name: str, options: Mapping[str, Any], where: str) -> Task:
     return task
 
 
-def _check_engine(alias: str, table: dict[str, Any], source: str) -> tuple[str, dict[str, Any]]:
-    where = f"{source}: [engines.{alias}]"
-    name, options = _pop_name(table, "engine", ENGINES, where)
-    return name, check_options(ENGINES[name], options, where)
+def _learned(
+    options: dict[str, Any], file: _File, tasks: Mapping[str, Task], where: str, source: str
+) -> tuple[dict[str, Any], Task]:
+    """The options of an engine that learns, the tables that it names put in their places; and the task it learns."""
+    for key, known in (("model", file.models), ("training", file.training)):
+        if key not in options:
+            raise SuiteError(f"{where}: the option {key} is missing")
+        _require_known([options[key]], known, f"{where}.{key}", f"[{key if key == 'training' else 'models'}.…] table")
+    here = f"{source}: [training.{options['training']}]"
+    table = dict(file.training[options["training"]])
+    alias = table.pop("task", None)
+    if alias is None:
+        raise SuiteError(f"{here}: the key task is missing: the alias of the task to learn")
+    _require_known([alias], tasks, here, "task alias")
+    try:
+        from ngram_copy.train import Training
+    except ModuleNotFoundError as error:
+        raise SuiteError(f"{source}: training a model needs {error.name}: pip install 'ngram-copy[torch]'") from error
+    checked = check_options(Training, table, here)
+    try:
+        Training(**checked)
+        expanded(file.models[options["model"]], tasks[alias])
+    except (TypeError, ValueError) as error:
+        raise SuiteError(f"{here}, [models.{options['model']}]: {_one_line(error)}") from error
+    training = {"task": _described(tasks[alias]), **json.loads(json.dumps(checked))}
+    return {"model": file.models[options["model"]], "training": training}, tasks[alias]
+
+
+def expanded(model: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """All that a model's table means, presets and defaults included: JSON values.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown or a size is not allowed.
+    """
+    from ngram_copy.models.presets import model_config
+
+    return model_config(task.vocab.total, model).to_json()
 
 
 def _pop_name(table: dict[str, Any], key: str, known: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:

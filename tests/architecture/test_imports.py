@@ -24,11 +24,12 @@ MAY_IMPORT = {
     "score": {"theory", "tasks", "engines"},
     "ssm": {"_rust", "_arguments", "ngram"},
     "models": {"ssm", "theory"},
-    "engines": {"ngram", "tasks"},
-    "suite": {"tasks", "engines", "results"},
+    "engines": {"ngram", "tasks", "models"},
+    "suite": {"tasks", "engines", "results", "train", "models"},  # train and models: to check what a file asks for
     "results": set(),
-    "run": {"suite", "tasks", "engines", "score", "results", "ngram", "theory"},
-    "report": {"results", "theory"},
+    "run": {"suite", "tasks", "engines", "score", "results", "ngram", "theory", "train", "workers"},
+    "workers": {"suite", "results"},
+    "report": {"results", "score", "theory"},
     "cli": {"suite", "run", "results", "report", "tasks", "engines", "score", "theory", "ngram"},
 }
 

@@ -39,7 +39,17 @@ def run(
     verify: Annotated[
         bool, typer.Option("--verify", help="First compare some examples of each case with the task's oracle.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads; they change the time, not the results.")] = 1,
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Threads, and models trained beside each other; they change the time, not the results.",
+        ),
+    ] = 1,
+    device: Annotated[
+        str, typer.Option(help="Where models run: auto (a GPU where there is one), cpu, cuda, cuda:1, …")
+    ] = "auto",
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="In place of the suite's seeds.", show_default=False)
     ] = None,
@@ -91,8 +101,9 @@ def run(
         if as_json:
             for record in done:
                 print(canonical_json(record))
+        todo = _with_trainings(todo, out, finished)
         with writer, _Display(screen, todo, quiet=as_json) as display, user_errors(OSError):
-            steps = runner.run_cases(todo, writer, threads=threads, on_case=display.begin, on_progress=display.advance)
+            steps = runner.run_cases(todo, writer, threads=threads, device=device, on_progress=display.advance)
             for record in steps:
                 if record["kind"] == "error":
                     failed.append(record)
@@ -104,7 +115,7 @@ def run(
         made = max(0, path.read_bytes().count(b"\n") - len(done)) if path.exists() else 0
         screen.print(
             f"Stopped after {made:,} of {plural(len(todo), 'case')}; what is done is in {plain(out)}. Go on with:\n"
-            f"  {plain(_again(suite, out, seed, only or [], threads, no_report))}"
+            f"  {plain(_again(suite, out, seed, only or [], threads, device, no_report))}"
         )
         raise typer.Exit(130) from None
     holds = no_report or _report(out, out, quiet=as_json)
@@ -173,6 +184,20 @@ def _choose(cases: Sequence[Case], globs: Sequence[str]) -> list[Case]:
     return [case for case in cases if not globs or any(_matches(case, glob) for glob in globs)]
 
 
+def _with_trainings(cases: Sequence[Case], out: Path, finished: set[str]) -> list[Case]:
+    """Cases, and before them the trainings that they need and that were not chosen or whose checkpoint is gone."""
+    from ngram_copy.run import CHECKPOINTS
+
+    chosen = {case.case_id for case in cases}
+    needed = {case.trained_by.case_id: case.trained_by for case in cases if case.trained_by is not None}
+    missing = [
+        training
+        for case_id, training in needed.items()
+        if case_id not in chosen and not (case_id in finished and (out / CHECKPOINTS / case_id).is_dir())
+    ]
+    return [*missing, *cases]
+
+
 def _matches(case: Case, glob: str) -> bool:
     return any(fnmatchcase(name, glob) for name in (case.name, *case.name.split("/")))
 
@@ -181,23 +206,27 @@ def _name(record: Record, cases: Sequence[Case]) -> str:
     return next(case.name for case in cases if case.case_id == record["case_id"])
 
 
-def _again(suite: str, out: Path, seed: int | None, only: Sequence[str], threads: int, no_report: bool) -> str:
+def _again(
+    suite: str, out: Path, seed: int | None, only: Sequence[str], threads: int, device: str, no_report: bool
+) -> str:
     """The command that continues this run."""
     words = ["ngram-copy", "run", suite, "--out", str(out)]
     words += [] if seed is None else ["--seed", str(seed)]
     words += [word for glob in only for word in ("--only", glob)]
     words += [] if threads == 1 else ["--threads", str(threads)]
+    words += [] if device == "auto" else ["--device", device]
     words += ["--no-report"] if no_report else []
     return shlex.join([*words, "--resume"])
 
 
 class _Display:
-    """A progress bar with the current case and the time left, on a terminal; a line for each tenth elsewhere."""
+    """Bars of the whole and of each training, with the time left, on a terminal; a line for each tenth elsewhere."""
 
     def __init__(self, screen: Console, cases: Sequence[Case], *, quiet: bool) -> None:
         from rich.progress import (
             BarColumn,
             Progress,
+            TaskID,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
@@ -206,11 +235,11 @@ class _Display:
         from ngram_copy.run import work
 
         self._screen = screen
-        self._weight = self._done = 0
-        self._total = sum(work(case) * case.length for case in cases)
+        self._work = {case.case_id: work(case) for case in cases}
+        self._total = sum(self._work.values())
+        self._done = 0.0
         self._lines = not (quiet or screen.is_terminal)
         self._began = time.monotonic()
-        self._case = ""
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -222,7 +251,8 @@ class _Display:
             transient=True,
             disable=not screen.is_terminal,
         )
-        self._task = self._bar.add_task("", total=self._total)
+        self._whole = self._bar.add_task("", total=self._total)
+        self._trainings: dict[str, TaskID] = {}
 
     def __enter__(self) -> _Display:
         self._bar.start()
@@ -231,17 +261,24 @@ class _Display:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def begin(self, case: Case) -> None:
-        self._weight, self._case = case.length, case.name
-        self._bar.update(self._task, description=case.name)
-
-    def advance(self, strings: int) -> None:
-        self._bar.advance(self._task, strings * self._weight)
-        before, self._done = self._done, self._done + strings * self._weight
-        tenth = 10 * self._done // self._total
-        if self._lines and 10 * before // self._total < tenth < 10:
+    def advance(self, case: Case, share: float, text: str) -> None:
+        """A share of a case was done."""
+        step = share * self._work[case.case_id]
+        self._bar.advance(self._whole, step)
+        if case.kind == "training":
+            if case.case_id not in self._trainings:
+                self._trainings[case.case_id] = self._bar.add_task(case.name, total=1.0)
+            bar = self._trainings[case.case_id]
+            self._bar.update(bar, advance=share, description=f"{case.name} {text}")
+            if self._bar.tasks[self._bar.task_ids.index(bar)].finished:
+                self._bar.update(bar, visible=False)
+        else:
+            self._bar.update(self._whole, description=case.name)
+        before, self._done = self._done, self._done + step
+        tenth = int(10 * self._done / self._total)
+        if self._lines and int(10 * before / self._total) < tenth < 10:
             seconds = time.monotonic() - self._began
-            self._screen.print(f"{tenth}0% after {seconds:.0f} s: {plain(self._case)}")
+            self._screen.print(f"{tenth}0% after {seconds:.0f} s: {plain(f'{case.name} {text}'.strip())}")
 
     def note(self, text: str) -> None:
         self._screen.print(plain(" ".join(text.split())))
