@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from ngram_copy.engines.neural import TrainedEngine
 from ngram_copy.results import RECORDS, SCHEMA, Record, ResultsError, Writer, repair
 from ngram_copy.suite import Case, Suite, first_example
 from ngram_copy.tasks.base import Batch, DataHash
+
+if TYPE_CHECKING:
+    from ngram_copy.train import Progress
 
 CHECKPOINTS = "checkpoints"
 """The folder, in a results folder, that holds what was trained: a folder for each training, named by its case."""
@@ -54,7 +57,7 @@ VERIFIED = 16
 
 _BATCH_TOKENS = 2**20
 
-Progress = Callable[[int], None]
+Answered = Callable[[int], None]
 """Called with the number of strings that were just answered."""
 
 OnProgress = Callable[[Case, float, str], None]
@@ -268,42 +271,47 @@ def _train(
     case: Case, folder: Path | None, device: str, on_progress: OnProgress
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train, or go on with it; what came of it, and what it ran on."""
-    from ngram_copy import train
+    from ngram_copy.train import train
 
     if folder is None:
         raise ValueError(f"the case {case.name} needs a folder for its checkpoints")
     engine = case.engine()
     if not isinstance(engine, TrainedEngine):
         raise TypeError(f"the case {case.name}: an engine {case.engine_name} is not trained")
-    done = 0.0
+    done = 0
 
-    def advance(now: train.Progress) -> None:
+    def advance(now: Progress) -> None:
         nonlocal done
-        on_progress(case, now.share - done, now.text)
-        done = now.share
+        on_progress(case, (now.step - done) / now.steps, _text(now))
+        done = now.step
 
-    trained = train.train(
-        engine.model.config,
-        case.training(),
-        case.task,
-        seed=case.seed,
-        folder=folder,
-        on_progress=advance,
-        device=device,
+    config = engine.model.config
+    trained = train(
+        config, case.training(), case.task, seed=case.seed, folder=folder, on_progress=advance, device=device
     )
-    return trained.result, trained.environment
+    if done == 0:  # it was finished before
+        on_progress(case, 1.0, "")
+    return trained.to_json(), {"device": trained.device, "torch": metadata.version("torch")}
+
+
+def _text(now: Progress) -> str:
+    exact = "" if now.exact_match is None else f", {now.exact_match:.0%} exact"
+    return (
+        f"loss {now.loss:.3f}{exact}, {now.examples:,} examples, {now.tokens_per_second:,.0f} tokens/s, "
+        f"{now.seconds_left:.0f} s left"
+    )
 
 
 # --- Accuracy -------------------------------------------------------------------------------------------
 
 
-def _accuracy(case: Case, threads: int, trained: Path | None, on_progress: Progress) -> dict[str, Any]:
+def _accuracy(case: Case, threads: int, trained: Path | None, answered: Answered) -> dict[str, Any]:
     engine = case.engine()
     if isinstance(engine, TrainedEngine):
         if trained is None:
             raise ValueError(f"the case {case.name} needs the folder of its checkpoints")
         engine.prepare(trained)
-    smoothing = _fit(case, engine, threads, on_progress)
+    smoothing = _fit(case, engine, threads, answered)
     data = DataHash()
     strings = tokens = all_tokens = 0
     bits: list[NDArray[np.float64]] = []
@@ -324,7 +332,7 @@ def _accuracy(case: Case, threads: int, trained: Path | None, on_progress: Progr
         h_min = batch.h_min
         for name, count in engine.diagnostics(batch, prediction).items():
             diagnostics[name] = diagnostics.get(name, 0) + int(count)
-        on_progress(len(batch))
+        answered(len(batch))
     all_state_bits = np.concatenate(state_bits)
     learned = {"quantised": _quantised(case, engine), "errors": _errors(case, engine)} if case.learned else {}
     checked, disagreements, state_bytes = _check_free(case, engine)
@@ -392,22 +400,22 @@ def _batches(case: Case, split: str, examples: int, threads: int) -> Iterator[Ba
     return case.task.batches(case.length, seed=case.seed, split=split, examples=examples, batch=size, threads=threads)
 
 
-def _fit(case: Case, engine: Engine, threads: int, on_progress: Progress) -> score.Smoothing | None:
+def _fit(case: Case, engine: Engine, threads: int, answered: Answered) -> score.Smoothing | None:
     """Smoothing of hard tokens, fitted on strings of the same length that are not tested; None where none is used."""
     examples = min(case.examples, FIT_EXAMPLES)
     if first_example(case.task, case.length, case.seed).log2_p is None:
-        on_progress(examples)
+        answered(examples)
         return None
     predicted, answers, log2_p = [], [], []
     for batch in _batches(case, "fit", examples, threads):
         prediction = engine.predict(batch, threads=threads)
         if prediction.log2_q is not None or batch.log2_p is None:
-            on_progress(examples)
+            answered(examples)
             return None
         predicted.append(prediction.tokens)
         answers.append(batch.answers())
         log2_p.append(batch.log2_p)
-        on_progress(len(batch))
+        answered(len(batch))
     return score.Smoothing.fit(_stack(predicted, -1), _stack(answers, -1), _stack(log2_p, 0))
 
 
@@ -481,7 +489,7 @@ def _bits_recalled(bits: NDArray[np.float64], state_bits: NDArray[np.float64]) -
 # --- Statistics -----------------------------------------------------------------------------------------
 
 
-def _statistic(case: Case, threads: int, on_progress: Progress) -> dict[str, Any]:
+def _statistic(case: Case, threads: int, answered: Answered) -> dict[str, Any]:
     """How many of the strings to remember hold some n-gram twice."""
     if case.n is None:
         raise ValueError(f"the case {case.name} has no n")
@@ -493,7 +501,7 @@ def _statistic(case: Case, threads: int, on_progress: Progress) -> dict[str, Any
             found = ngram.ngram_statistics(prompt[1:-1], case.n)
             repeating += found.distinct < found.total
             distinct += found.distinct
-        on_progress(len(batch))
+        answered(len(batch))
     share = _share(repeating, case.examples)
     return {
         "data_hash": data.hexdigest(),

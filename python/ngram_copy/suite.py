@@ -70,6 +70,7 @@ class _Statistics(_Entry):
 class _File(_Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
+    include: list[str] = []
     tasks: dict[_Alias, dict[str, Any]] = {}
     models: dict[_Alias, dict[str, Any]] = {}
     training: dict[_Alias, dict[str, Any]] = {}
@@ -320,7 +321,7 @@ def shipped() -> dict[str, str]:
     """Names of the suites in the package and their descriptions."""
     found = {}
     for entry in sorted(resources.files("ngram_copy.suites").iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".toml"):
+        if entry.name.endswith(".toml") and not entry.name.startswith("_"):  # those are for inclusion alone
             content = tomllib.loads(entry.read_text("utf-8"))
             found[entry.name.removesuffix(".toml")] = str(content.get("description", ""))
     return found
@@ -339,24 +340,28 @@ def load(name_or_path: str | Path) -> Suite:
     SuiteError
         If there is no such suite, or something in it is wrong; one line that says where.
     """
+    return parse(*_read(name_or_path))
+
+
+def _read(name_or_path: str | Path) -> tuple[str, str]:
+    """A suite's text, and its name for messages."""
     source = str(name_or_path)
     if isinstance(name_or_path, Path) or source.endswith(".toml") or "/" in source or "\\" in source:
-        return _load_path(Path(name_or_path))
+        try:
+            return Path(name_or_path).read_text("utf-8"), source
+        except OSError as error:
+            raise SuiteError(f"cannot read the suite {source}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise SuiteError(f"{source}: not a TOML file: byte {error.start} is not UTF-8") from error
     names = list(shipped())
-    if source not in names:
-        raise SuiteError(f"no suite {source!r}{did_you_mean(source, names)}; or give the path of a .toml file")
-    text = resources.files("ngram_copy.suites").joinpath(f"{source}.toml").read_text("utf-8")
-    return parse(text, f"{source}.toml")
-
-
-def _load_path(path: Path) -> Suite:
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise SuiteError(f"cannot read the suite {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise SuiteError(f"{path}: not a TOML file: byte {error.start} is not UTF-8") from error
-    return parse(text, str(path))
+    sizes = [name.removeprefix(f"{source}-") for name in names if name.startswith(f"{source}-")]
+    if source in names or source.startswith("_"):
+        file = resources.files("ngram_copy.suites").joinpath(f"{source}.toml")
+        if file.is_file():
+            return file.read_text("utf-8"), f"{source}.toml"
+    if sizes:
+        raise SuiteError(f"the suite {source} comes in sizes: give --size {' or --size '.join(sizes)}")
+    raise SuiteError(f"no suite {source!r}{did_you_mean(source, names)}; or give the path of a .toml file")
 
 
 def parse(text: str, source: str = "suite.toml") -> Suite:
@@ -367,10 +372,7 @@ def parse(text: str, source: str = "suite.toml") -> Suite:
     SuiteError
         If the text is malformed (with its line), or names an unknown key, task, engine or option.
     """
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SuiteError(f"{source}: {_with_line(str(error), text)}") from error
+    content = _with_includes(_tables(text, source), source, ())
     try:
         file = _File.model_validate(content)
     except ValidationError as error:
@@ -392,6 +394,42 @@ def parse(text: str, source: str = "suite.toml") -> Suite:
     if not file.cases and not file.statistics:
         raise SuiteError(f"{source}: nothing to run: add a [[cases]] or a [[statistics]] table")
     return Suite(file.name, file.description, text, source, file, tasks, engines, learned_from)
+
+
+def _tables(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SuiteError(f"{source}: {_with_line(str(error), text)}") from error
+
+
+def _with_includes(content: dict[str, Any], source: str, within: tuple[str, ...]) -> dict[str, Any]:
+    """What the suites that a file includes hold, then its own; a name stands for one thing alone."""
+    included = content.get("include", [])
+    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
+        return content  # said by the check of the whole file
+    merged: dict[str, Any] = {}
+    for name in included:
+        if name in within:
+            raise SuiteError(f"{source}: {name} includes itself, by {' → '.join((*within, name))}")
+        text, where = _read(name)
+        _merge(merged, _with_includes(_tables(text, where), where, (*within, name)), f"{source}: include {name}")
+    _merge(merged, content, source)
+    return {**merged, **{key: content[key] for key in ("name", "description") if key in content}}
+
+
+def _merge(into: dict[str, Any], content: Mapping[str, Any], where: str) -> None:
+    for key, value in content.items():
+        if key in {"name", "description", "include"}:
+            continue
+        if isinstance(value, list) and isinstance(into.get(key, []), list):
+            into[key] = [*into.get(key, []), *value]
+        elif isinstance(value, dict) and isinstance(into.get(key, {}), dict):
+            for alias, table in value.items():
+                if into.setdefault(key, {}).setdefault(alias, table) != table:
+                    raise SuiteError(f"{where}: [{key}.{alias}] is another one in a suite that is included")
+        else:
+            into[key] = value
 
 
 def _with_line(message: str, text: str) -> str:

@@ -25,6 +25,9 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the records and the report.", show_default="results/SUITE")
     ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Of a suite that comes in sizes: cpu (minutes on 2 cores), paper (a GPU).")
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on where a run stopped: a torn last line is repaired, what is done kept."),
@@ -77,7 +80,7 @@ def run(
 
     screen = stderr()
     with user_errors(SuiteError, OSError, MemoryError):
-        loaded = load(suite)
+        loaded = load(suite if size is None else f"{suite}-{size}")
         every = loaded.cases(seed)
     chosen = _choose(every, only or [])
     out = out or Path("results") / loaded.name
@@ -115,7 +118,7 @@ def run(
         made = max(0, path.read_bytes().count(b"\n") - len(done)) if path.exists() else 0
         screen.print(
             f"Stopped after {made:,} of {plural(len(todo), 'case')}; what is done is in {plain(out)}. Go on with:\n"
-            f"  {plain(_again(suite, out, seed, only or [], threads, device, no_report))}"
+            f"  {plain(_again(suite, size, out, seed, only or [], threads, device, no_report))}"
         )
         raise typer.Exit(130) from None
     holds = no_report or _report(out, out, quiet=as_json)
@@ -207,10 +210,17 @@ def _name(record: Record, cases: Sequence[Case]) -> str:
 
 
 def _again(
-    suite: str, out: Path, seed: int | None, only: Sequence[str], threads: int, device: str, no_report: bool
+    suite: str,
+    size: str | None,
+    out: Path,
+    seed: int | None,
+    only: Sequence[str],
+    threads: int,
+    device: str,
+    no_report: bool,
 ) -> str:
     """The command that continues this run."""
-    words = ["ngram-copy", "run", suite, "--out", str(out)]
+    words = ["ngram-copy", "run", suite, *([] if size is None else ["--size", size]), "--out", str(out)]
     words += [] if seed is None else ["--seed", str(seed)]
     words += [word for glob in only for word in ("--only", glob)]
     words += [] if threads == 1 else ["--threads", str(threads)]
