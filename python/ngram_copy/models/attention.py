@@ -22,7 +22,7 @@ The state is the keys and values: all of them for heads without a window, the la
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -113,6 +113,7 @@ class Attention(Mixer):
         self.positions, self.rope_dim, self.rope_base, self.log_scale = positions, rope_dim, rope_base, log_scale
         # Heads without a window come first inside: two groups, each a slice, with caches of their own lengths.
         order = sorted(range(n_heads), key=lambda head: windows[head] > 0)
+        self.order = order
         self.windows = [windows[head] for head in order]
         self.n_open = sum(window == 0 for window in windows)
         self.reach = max(windows)
@@ -140,12 +141,49 @@ class Attention(Mixer):
 
     def forward(self, x: Tensor, state: LayerState, position: int) -> tuple[Tensor, LayerState]:
         batch, seq_len, _ = x.shape
+        found, after = [], {}
+        for group, heads, queries, keys, values in self._groups(x, state, position):
+            found.append(self._attend(queries, keys, values, heads))
+            keep = keys.shape[2] if group == "open" else min(keys.shape[2], self.reach - 1)
+            after[f"{group}_keys"] = keys[:, :, keys.shape[2] - keep :]
+            after[f"{group}_values"] = values[:, :, values.shape[2] - keep :]
+        mixed = torch.cat(found, dim=1).transpose(1, 2).reshape(batch, seq_len, self.n_heads * self.value_dim)
+        y: Tensor = self.out(mixed)
+        return y, after
+
+    def weights(self, x: Tensor, state: LayerState, position: int) -> Tensor:
+        """Where each head looks in ``forward`` of the same arguments.
+
+        Returns
+        -------
+        tensor (batch, n_heads, seq_len, position + seq_len)
+            Softmax over all tokens so far; heads in the order of the options.
+        """
+        found = []
+        for _, heads, queries, keys, _ in self._groups(x, state, position):
+            shared = keys.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+            scores = queries @ shared.transpose(2, 3) / math.sqrt(self.head_dim)
+            mask = self._mask(scores.shape[2], scores.shape[3], heads, scores)
+            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+            # Windowed heads forget keys: what they keep are the last ones.
+            found.append(functional.pad(scores.softmax(-1), (position + x.shape[1] - scores.shape[3], 0)))
+        return torch.cat(found, dim=1)[:, [self.order.index(head) for head in range(self.n_heads)]]
+
+    def output_columns(self, head: int) -> slice:
+        """Columns of ``out.weight`` that carry a head, counted in the order of the options."""
+        place = self.order.index(head)
+        return slice(place * self.value_dim, (place + 1) * self.value_dim)
+
+    def _groups(
+        self, x: Tensor, state: LayerState, position: int
+    ) -> Iterator[tuple[str, slice, Tensor, Tensor, Tensor]]:
+        """Of heads without and with a window: name, heads (inner order), queries, keys and values (old ones first)."""
+        batch, seq_len, _ = x.shape
         q = self.query(x).view(batch, seq_len, self.n_heads, self.head_dim).transpose(1, 2)
         k = self.key(x).view(batch, seq_len, self.n_kv_heads, self.head_dim).transpose(1, 2)
         v = self.value(x).view(batch, seq_len, self.n_kv_heads, self.value_dim).transpose(1, 2)
         if self.positions == "rope":
-            q, k = self._rotate(q, position), self._rotate(k, position)
-        found, after = [], {}
+            q, k = (rotate(one, position, self.rope_dim, self.rope_base) for one in (q, k))
         groups = {"open": (slice(0, self.n_open), slice(0, self._kv_open))}
         groups["near"] = (slice(self.n_open, None), slice(self._kv_open, None))
         for group, (heads, kv_heads) in groups.items():
@@ -156,13 +194,7 @@ class Attention(Mixer):
             queries = q[:, heads]
             if group == "open" and self.log_scale:
                 queries = queries * self._sharpness(seq_len, position, q)[:, None]
-            found.append(self._attend(queries, keys, values, heads))
-            keep = keys.shape[2] if group == "open" else min(keys.shape[2], self.reach - 1)
-            after[f"{group}_keys"] = keys[:, :, keys.shape[2] - keep :]
-            after[f"{group}_values"] = values[:, :, values.shape[2] - keep :]
-        mixed = torch.cat(found, dim=1).transpose(1, 2).reshape(batch, seq_len, self.n_heads * self.value_dim)
-        y: Tensor = self.out(mixed)
-        return y, after
+            yield group, heads, queries, keys, values
 
     @property
     def _kv_open(self) -> int:
@@ -176,30 +208,55 @@ class Attention(Mixer):
         windows = self.windows[heads]
         if not any(windows) and self.slopes is None and seq_len in {1, n_keys}:
             return functional.scaled_dot_product_attention(q, k, v, is_causal=seq_len > 1, enable_gqa=grouped)
-        place = torch.arange(n_keys, device=q.device)
+        mask = self._mask(seq_len, n_keys, heads, q)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+
+    def _mask(self, seq_len: int, n_keys: int, heads: slice, like: Tensor) -> Tensor:
+        """Which keys the last queries see, or what is added to their scores: (heads, seq_len, n_keys)."""
+        windows = self.windows[heads]
+        place = torch.arange(n_keys, device=like.device)
         back = place[n_keys - seq_len :, None] - place  # (seq_len, n_keys): how far back each key lies
         # A window of 0 sees all that is behind.
-        wide = torch.tensor([window or n_keys for window in windows], device=q.device)[:, None, None]
+        wide = torch.tensor([window or n_keys for window in windows], device=like.device)[:, None, None]
         mask = (back >= 0) & (back < wide)
         if self.slopes is not None:
-            slopes = torch.tensor(self.slopes[heads], dtype=q.dtype, device=q.device)[:, None, None]
+            slopes = torch.tensor(self.slopes[heads], dtype=like.dtype, device=like.device)[:, None, None]
             mask = torch.where(mask, -slopes * back, float("-inf"))
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+        return mask
 
     def _sharpness(self, seq_len: int, position: int, q: Tensor) -> Tensor:
         """max(1, ln i / ln log_scale) of positions from 1, in float32 or wider, (seq_len)."""
         place = torch.arange(position + 1, position + seq_len + 1, device=q.device, dtype=torch.float32)
         return (place.log() / math.log(self.log_scale)).clamp(min=1).to(q.dtype)
 
-    def _rotate(self, x: Tensor, position: int) -> Tensor:
-        """RoPE on (batch, heads, seq_len, head_dim): coordinate i is paired with i + rope_dim / 2."""
-        half = self.rope_dim // 2
-        place = torch.arange(position, position + x.shape[2], device=x.device, dtype=torch.float32)
-        rates = self.rope_base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-        angle = place[:, None] * rates
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+def rotate(x: Tensor, position: int, rope_dim: int, rope_base: float, *, dim: int = -2) -> Tensor:
+    """RoPE on the first ``rope_dim`` coordinates: coordinate i is paired with i + rope_dim / 2.
+
+    Parameters
+    ----------
+    x : tensor (…, head_dim)
+    position : int
+        Of the first token.
+    rope_dim : int
+        Even.
+    rope_base : float
+    dim : int
+        The dimension of ``x`` that is the sequence's.
+
+    Returns
+    -------
+    tensor like x
+    """
+    half, seq_len = rope_dim // 2, x.shape[dim]
+    place = torch.arange(position, position + seq_len, device=x.device, dtype=torch.float32)
+    rates = rope_base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    shape = [1] * x.dim()
+    shape[dim], shape[-1] = seq_len, half
+    angle = (place[:, None] * rates).view(shape)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 
 def _slopes(n_heads: int) -> list[float]:
