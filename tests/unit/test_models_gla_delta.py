@@ -308,6 +308,7 @@ REFUSED = [
     (GLA, {"gate_normalizer": 0.0}, "gate_normalizer must be above 0, not 0.0"),
     (GLA, {"feature_map": "exp"}, "feature_map must be one of none, elu, relu, silu, not 'exp'"),
     (GLA, {"normalise": True}, "normalise needs a feature_map that is elu or relu, not 'none'"),
+    (GLA, {"normalise": True, "feature_map": "elu", "rope_base": 10.0}, "normalise needs keys that are not rotated"),
     (GLA, {"rope_base": 10.0}, "RoPE rotates pairs: head_dim must be even, not 3"),
     (GLA, {"rope_base": 0.5}, r"rope_base must be 0 \(no rotation\) or above 1, not 0.5"),
     (GLA, {"conv_size": -1}, "conv_size must be at least 0, not -1"),

@@ -71,7 +71,7 @@ class GLA(Mixer):
     feature_map : {"none", "elu", "relu", "silu"}
         Of queries and keys; elu is elu(x) + 1.
     normalise : bool
-        Divide the output by the sum of its weights; only with a feature map that is never negative.
+        Divide the output by the sum of its weights; only with a feature map that is never negative, and no rotation.
     rope_base : float
         0: queries and keys are not rotated.
     conv_size : int
@@ -123,6 +123,8 @@ class GLA(Mixer):
             raise ValueError(f"gate_normalizer must be above 0, not {gate_normalizer}")
         if normalise and feature_map not in POSITIVE:
             raise ValueError(f"normalise needs a feature_map that is {' or '.join(POSITIVE)}, not {feature_map!r}")
+        if normalise and rope_base:
+            raise ValueError(f"normalise needs keys that are not rotated: rope_base = 0, not {rope_base}")
         if rope_base and rope_base <= 1:
             raise ValueError(f"rope_base must be 0 (no rotation) or above 1, not {rope_base}")
         if rope_base and head_dim % 2:
@@ -144,7 +146,10 @@ class GLA(Mixer):
         return state if self.conv is None else {**state, "conv": self.conv.initial_state(batch)}
 
     def state_size(self, length: int) -> int:
-        """``n_heads · head_dim · (value_dim + normalise) + (conv_size - 1) · n_heads · (2 head_dim + value_dim)``."""
+        """``n_heads · head_dim · (value_dim + normalise) + (conv_size - 1) · n_heads · (2 head_dim + value_dim)``.
+
+        Without a convolution, the first summand alone.
+        """
         memory = self.n_heads * self.head_dim * (self.value_dim + self.normalise)
         return memory if self.conv is None else memory + (self.conv.weight.shape[1] - 1) * sum(self.widths)
 
