@@ -23,8 +23,8 @@ $(BIN)/python:
 
 $(VENV)/.bench: $(BIN)/python pyproject.toml $(SOURCES)
 	@command -v cargo >/dev/null || { echo "ngram-copy needs a Rust toolchain, and cargo was not found: see https://rustup.rs" >&2; exit 2; }
-	@echo "Building ngram-copy and installing its command-line extra …"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@echo "Building ngram-copy; installing the command line, charts and torch …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench,torch]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.bench
@@ -32,8 +32,8 @@ $(VENV)/.dev: $(VENV)/.bench
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-quick: $(VENV)/.bench  ## measure the symbolic copiers and write the report (under 5 minutes, build included)
-	@$(BIN)/ngram-copy run symbolic --out results/quick --resume --threads $(THREADS)
+quick: $(VENV)/.bench  ## measure the symbolic copiers, train four tiny models, write the report (under 10 minutes, build included)
+	@$(BIN)/ngram-copy run quick --out results/quick --resume --threads $(THREADS)
 
 test: lint test-rust test-python  ## everything that must pass: checks, Rust tests, Python tests with coverage
 

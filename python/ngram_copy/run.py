@@ -380,10 +380,15 @@ def _quantised(case: Case, engine: Engine) -> list[dict[str, Any]] | None:
     return rows
 
 
-def _errors(case: Case, engine: Engine) -> dict[str, int]:
-    """Classes of the first errors in free answers, over some strings; ``checked`` counts these."""
+def _errors(case: Case, engine: Engine) -> dict[str, int] | None:
+    """Classes of the first errors in free answers, over some strings; ``checked`` counts these.
+
+    None where an answer is no string, but single tokens.
+    """
     count = min(case.examples, CLASSED)
     batch = case.task.batch(case.length, seed=case.seed, split="test", start=0, count=count)
+    if batch.scored is not None:
+        return None
     answers = batch.answers()
     counts = {"checked": count}
     for row, free in enumerate(engine.generate(batch, answers.shape[1])):
