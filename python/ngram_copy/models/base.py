@@ -140,10 +140,23 @@ class MLP(nn.Module):
 def linear(width_in: int, width_out: int, bias: bool = False, *, scale: float = 1.0) -> nn.Linear:
     """A linear map with weights N(0, scale²/width_in) and bias 0."""
     layer = nn.Linear(width_in, width_out, bias=bias)
-    nn.init.normal_(layer.weight, std=scale / math.sqrt(width_in))
+    _normal(layer.weight, scale / math.sqrt(width_in))
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def embedding(count: int, width: int) -> nn.Embedding:
+    """A table (count, width) of N(0, 0.2²)."""
+    table = nn.Embedding(count, width, _weight=torch.empty(count, width))
+    _normal(table.weight, 0.2)
+    return table
+
+
+def _normal(weight: Tensor, std: float) -> None:
+    """Fill with N(0, std²). The meta device has nothing to fill, and torch would import its compiler for that."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
 
 
 # --- The model ------------------------------------------------------------------------------------------
@@ -300,11 +313,8 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        nn.init.normal_(self.embedding.weight, std=0.2)
-        self.positions = nn.Embedding(config.max_positions, config.d_model) if config.max_positions else None
-        if self.positions is not None:
-            nn.init.normal_(self.positions.weight, std=0.2)
+        self.embedding = embedding(config.vocab_size, config.d_model)
+        self.positions = embedding(config.max_positions, config.d_model) if config.max_positions else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in config.layers)
         self.norm = _norm(config)
         self.head = linear(config.d_model, config.vocab_size, config.head_bias)

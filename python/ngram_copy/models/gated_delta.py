@@ -20,7 +20,6 @@ initialise A_log and dt_bias. One value head for each head of queries and keys, 
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -34,7 +33,9 @@ from ngram_copy.models.parts import (
     ShortConv,
     backends,
     head_size,
+    initial_dt_bias,
     low_rank,
+    parameter,
     require_at_least,
     require_one_of,
     to_heads,
@@ -133,10 +134,9 @@ class GatedDelta(Mixer):
 
     def _add_rates(self, steps: int, least: float) -> None:
         """A_log, with exp(A_log) uniform on (least, 16], and dt_bias, with softplus(dt_bias) in 0.001 … 0.1."""
-        rate = 16 - torch.rand(self.n_value_heads) * (16 - least)  # never 0, whose logarithm is not finite
-        self.A_log = nn.Parameter(rate.log())
-        dt = torch.empty(steps).uniform_(math.log(0.001), math.log(0.1)).exp()  # its logarithm is uniform
-        self.dt_bias = nn.Parameter(_inverse_softplus(dt))
+        rate = 16 - torch.rand(self.n_value_heads, device="cpu") * (16 - least)  # never 0, which has no logarithm
+        self.A_log = parameter(rate.log())
+        self.dt_bias = parameter(initial_dt_bias(steps, 0.001, 0.1, 1e-4))
 
     def initial_state(self, batch: int) -> LayerState:
         sizes = (batch, self.n_value_heads, self.head_dim, self.value_dim)
@@ -212,7 +212,3 @@ class GatedDelta(Mixer):
         z = None if self.output_gate is None else to_heads(self.output_gate(x), self.n_value_heads)
         y: Tensor = self.out(self.norm(o, z).flatten(-2))
         return y
-
-
-def _inverse_softplus(x: Tensor) -> Tensor:
-    return x + torch.log(-torch.expm1(-x))

@@ -121,7 +121,7 @@ def backends(backend: str, package: str = "fla") -> tuple[str, str]:
 
 
 def initial_dt_bias(width: int, dt_min: float, dt_max: float, floor: float) -> Tensor:
-    """Biases b such that softplus(b) is log-uniform in dt_min … dt_max, and at least ``floor``; (width).
+    """Biases b such that softplus(b) is log-uniform in dt_min … dt_max, and at least ``floor``; (width), on the CPU.
 
     Raises
     ------
@@ -130,8 +130,17 @@ def initial_dt_bias(width: int, dt_min: float, dt_max: float, floor: float) -> T
     """
     if not 0 < dt_min <= dt_max or not floor > 0:
         raise ValueError(f"0 < dt_min <= dt_max and 0 < dt_init_floor are needed, not {dt_min}, {dt_max} and {floor}")
-    dt = torch.empty(width).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=floor)
+    log_dt = torch.empty(width, device="cpu").uniform_(math.log(dt_min), math.log(dt_max))
+    dt = log_dt.exp().clamp(min=floor)
     return dt + (-torch.expm1(-dt)).log()  # the inverse of softplus
+
+
+def parameter(values: Tensor) -> nn.Parameter:
+    """First weights that were computed on the CPU, on the device where modules are made.
+
+    For a sum on the meta device torch would import its compiler, which takes seconds.
+    """
+    return nn.Parameter(values.to(torch.empty(0).device))
 
 
 def require_at_least(least: int, **values: int) -> None:
