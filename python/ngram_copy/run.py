@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ngram_copy import ngram, score, theory, workers
 from ngram_copy.engines.base import Engine
-from ngram_copy.engines.neural import TrainedEngine
+from ngram_copy.engines.trained import TrainedEngine
 from ngram_copy.results import RECORDS, SCHEMA, Record, ResultsError, Writer, repair
 from ngram_copy.suite import Case, Suite, first_example
 from ngram_copy.tasks.base import Batch, DataHash
@@ -285,9 +285,8 @@ def _train(
         on_progress(case, (now.step - done) / now.steps, _text(now))
         done = now.step
 
-    config = engine.model.config
     trained = train(
-        config, case.training(), case.task, seed=case.seed, folder=folder, on_progress=advance, device=device
+        engine.shape, case.training(), case.task, seed=case.seed, folder=folder, on_progress=advance, device=device
     )
     if done == 0:  # it was finished before
         on_progress(case, 1.0, "")

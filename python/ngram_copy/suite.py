@@ -25,7 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ngram_copy.engines import ENGINES
 from ngram_copy.engines.base import Engine
-from ngram_copy.engines.neural import TrainedEngine
+from ngram_copy.engines.own import content_hash
+from ngram_copy.engines.trained import TrainedEngine, shape_of
 from ngram_copy.results import SCHEMA, canonical_json
 from ngram_copy.tasks import TASKS
 from ngram_copy.tasks.base import Batch, Task
@@ -156,6 +157,11 @@ class Case:
         """
         try:
             batch = first_example(self.task, self.length, self.seed)
+            learned = self.task if self.trained_by is None else self.trained_by.task
+            if learned.vocab != self.task.vocab:
+                raise ValueError(
+                    f"it learns {learned.vocab.size} tokens, and {self.task.name} has {self.task.vocab.size}"
+                )
             if self.kind != "statistic":
                 self.engine().state_bits(batch.prompts())
             elif (batch.tokens[0, 1 : batch.cut[0] - 1] >= self.task.vocab.size).any():
@@ -497,9 +503,10 @@ def expanded(model: Mapping[str, Any], task: Task) -> dict[str, Any]:
     ValueError
         If an option is unknown or a size is not allowed.
     """
-    from ngram_copy.models.presets import model_config
+    from ngram_copy.models import ModelConfig
 
-    return model_config(task.vocab.total, model).to_json()
+    shape = shape_of(model, task.vocab)
+    return shape.to_json() if isinstance(shape, ModelConfig) else {**model, "file": content_hash(model["build"])}
 
 
 def _pop_name(table: dict[str, Any], key: str, known: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Engines over the models of ``ngram_copy.models``: a model that was trained, and any model that is at hand.
+"""The engine over the models of ``ngram_copy.models``.
 
 Importing this does not import torch; making an engine does.
 """
@@ -6,8 +6,7 @@ Importing this does not import torch; making an engine does.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -176,47 +175,6 @@ class NeuralEngine(Engine):
         for rows, cut in rows_by(batch.cut):
             for start in range(0, len(rows), size):
                 yield rows[start : start + size], cut
-
-
-class TrainedEngine(NeuralEngine):
-    """A model that the run trains, then measures.
-
-    Parameters
-    ----------
-    model : dict
-        Its shape: what ``ngram_copy.models.presets.model_config`` takes.
-    training : dict
-        What ``ngram_copy.train.Training`` takes, and ``task``: the name and the options of the task it learns from.
-    """
-
-    name: ClassVar[str] = "trained"
-    summary: ClassVar[str] = "a model that is trained by the run"
-
-    def __init__(self, vocab: VocabularySpec, *, model: Mapping[str, Any], training: Mapping[str, Any]) -> None:
-        require_torch("a trained engine")
-        import torch
-
-        from ngram_copy.models import LanguageModel
-        from ngram_copy.models.presets import model_config
-
-        with torch.device("meta"):  # sizes alone, till weights are loaded
-            super().__init__(vocab, LanguageModel(model_config(vocab.total, model)))
-        self.training = training
-
-    def prepare(self, folder: Path) -> None:
-        """Take the weights of a checkpoint.
-
-        Raises
-        ------
-        ngram_copy.models.checkpoint.CheckpointError
-            If there is none, or it is damaged.
-        """
-        from ngram_copy.models.checkpoint import CheckpointError, load_model
-
-        loaded = load_model(folder)
-        if loaded.config != self.model.config:
-            raise CheckpointError(f"{folder} holds another model than the one that is asked for")
-        self.model = loaded.eval()
 
 
 def require_torch(what: str) -> None:

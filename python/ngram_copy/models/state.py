@@ -159,4 +159,5 @@ class _Levels:
     def _index(self, flat: Tensor) -> Tensor:
         """Which level of all, of each value."""
         cell: Tensor = ((flat - self._low) / self._step).clamp(0, self._count - 1).long()
-        return cell + torch.arange(flat.shape[1], device=flat.device) * self._count
+        index: Tensor = cell + torch.arange(flat.shape[1], device=flat.device) * self._count
+        return index
