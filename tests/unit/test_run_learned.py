@@ -1,0 +1,227 @@
+"""Suites that train: records of trainings and of what they left, beside each other and one after another."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("torch")
+
+from ngram_copy.results import RECORDS, Writer, comparison_keys, read
+from ngram_copy.run import CHECKPOINTS, run_cases
+from ngram_copy.suite import SuiteError, load, parse
+
+SUITE = """
+name = "learned"
+
+[tasks.letters]
+task = "copy"
+vocab_size = 4
+
+[tasks.mixed]
+task = "copy_subsets"
+vocab_size = 4
+
+[models.transformer]
+mixer = "attention"
+d_model = 16
+n_layers = 1
+
+[models.gru]
+mixer = "gru"
+d_model = 16
+n_layers = 1
+
+[training.short]
+task = "mixed"
+lengths = [1, 4]
+steps = 12
+tokens_per_step = 256
+eval_every = 4
+eval_examples = 20
+
+[engines.transformer]
+engine = "trained"
+model = "transformer"
+training = "short"
+
+[engines.gru]
+engine = "trained"
+model = "gru"
+training = "short"
+
+[engines.trigrams]
+engine = "ngram"
+n = 3
+
+[[cases]]
+tasks = ["letters"]
+engines = ["transformer", "gru", "trigrams"]
+lengths = [2, 6]
+examples = 30
+"""
+
+
+def check(text):
+    for case in parse(text).cases():
+        case.check()
+
+
+def run(folder, text=SUITE, threads=1, only=None):
+    folder.mkdir(exist_ok=True)
+    cases = [case for case in parse(text).cases() if only is None or only(case)]
+    with Writer(folder / RECORDS) as writer:
+        return list(run_cases(cases, writer, threads=threads))
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+def test_trainings_come_before_what_measures_them():
+    cases = parse(SUITE).cases()
+    assert sum(case.kind == "training" for case in cases) == 2
+    for place, case in enumerate(cases):
+        if case.trained_by is not None:
+            assert case.trained_by.case_id in {before.case_id for before in cases[:place]}
+    assert len({case.case_id for case in cases}) == len(cases) == 8
+    assert {case.name for case in cases if case.kind == "training"} == {"training/transformer/4/0", "training/gru/4/0"}
+
+
+def test_a_training_is_a_record(records):
+    assert {record["kind"] for record in records} == {"training", "accuracy"}
+    training = next(record for record in records if record["kind"] == "training")
+    result, case = training["result"], training["case"]
+    assert case["engine"]["training"]["task"] == {
+        "name": "copy_subsets",
+        "vocab_size": 4,
+        "whole_share": 0.2,
+        "smallest": 3,
+    }
+    assert case["engine"]["training"]["steps"] == result["steps"] == 12
+    assert result["train_lengths"] == [1, 4]
+    assert [row[0] for row in result["evaluations"]] == [4, 8, 12]
+    assert training["environment"]["device"] == "cpu"
+    assert json.loads(json.dumps(case)) == case
+
+
+def test_a_learned_cell_says_what_a_rounded_state_recalls(records):
+    cells = [record["result"] for record in records if record["case"]["engine"]["name"] == "trained"]
+    cells = [cell for cell in cells if "quantised" in cell]
+    assert len(cells) == 4
+    for cell in cells:
+        sizes = [row["state_bits"] for row in cell["quantised"]]
+        assert sizes == [row["bits_per_value"] * cell["state_bits"] / 32 for row in cell["quantised"]]
+        assert cell["free_checked"]["disagreements"] == 0
+        assert cell["state_bytes"] * 8 > cell["state_bits"]
+        assert sum(count for kind, count in cell["errors"].items() if kind != "checked") == cell["errors"]["checked"]
+
+
+def test_processes_change_nothing(records, tmp_path):
+    beside = run(tmp_path, threads=2)
+    assert comparison_keys(beside) == comparison_keys(records)
+
+
+def test_what_is_trained_is_not_trained_again(tmp_path):
+    first = run(tmp_path, only=lambda case: case.kind == "training")
+    weights = {path: path.stat().st_mtime_ns for path in (tmp_path / CHECKPOINTS).rglob("*.safetensors")}
+    assert len(weights) == 2
+    again = run(tmp_path, only=lambda case: case.learned)
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    assert comparison_keys(first) == comparison_keys([record for record in again if record["kind"] == "training"])
+
+
+def test_a_failed_training_is_told_and_the_rest_goes_on(tmp_path):
+    text = SUITE.replace("steps = 12", "steps = 12\nlr = 1e30\nclip = 1e30")
+    records = run(tmp_path, text)
+    errors = [record for record in records if record["kind"] == "error"]
+    assert any("step" in record["result"]["message"] for record in errors)
+    assert {record["case"]["label"] for record in records if record["kind"] == "accuracy"} >= {"trigrams"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('model = "gru"', 'model = "grue"', "did you mean 'gru'"),
+        ('training = "short"', 'training = "shart"', "did you mean 'short'"),
+        ('task = "mixed"\n', "", "the key task is missing"),
+        ('task = "mixed"\n', 'task = "mixt"\n', "did you mean 'mixed'"),
+        ("steps = 12", "stebs = 12", "did you mean 'steps'"),
+        ("steps = 12", "steps = 0", "steps"),
+        ('mixer = "gru"', 'mixer = "grU"', "gru"),
+        ("d_model = 16\nn_layers = 1\n\n[models.gru]", "d_model = 15\nn_layers = 1\n\n[models.gru]", "n_heads"),
+        ("vocab_size = 4\n\n[models", "vocab_size = 5\n\n[models", "tokens"),
+    ],
+)
+def test_bad_suites_are_told_in_one_line(old, new, said):
+    assert old in SUITE
+    with pytest.raises(SuiteError, match=said) as error:
+        check(SUITE.replace(old, new))
+    assert "\n" not in str(error.value)
+
+
+def test_a_module_of_ones_own_is_trained_too(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Bigram(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.table = nn.Embedding(n, n)\n"
+        "    def forward(self, tokens):\n"
+        "        return self.table(tokens)\n"
+        "def build(vocab_size):\n"
+        "    return Bigram(vocab_size)\n"
+    )
+    text = SUITE.replace(
+        '[models.gru]\nmixer = "gru"\nd_model = 16\nn_layers = 1', f'[models.gru]\nbuild = "{file}:build"'
+    )
+    records = run(tmp_path / "out", text, only=lambda case: case.learned)
+    assert {record["kind"] for record in records} == {"training", "accuracy"}
+    own = [record for record in records if record["case"]["label"] == "gru" and record["kind"] == "accuracy"]
+    assert [record["result"]["quantised"] for record in own] == [None, None]
+    before = {case.case_id for case in parse(text).cases()}
+    file.write_text(file.read_text() + "\n# another content\n")
+    assert len(before & {case.case_id for case in parse(text).cases()}) == 5  # those of the others
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_records(tmp_path, records):
+    """kill -9 in the middle of a training; nothing is left behind, and --resume ends as if nothing had been."""
+    file = tmp_path / "suite.toml"
+    file.write_text(SUITE.replace("steps = 12", "steps = 300"))
+    command = [sys.executable, "-m", "ngram_copy", "run", str(file), "--no-report", "--threads", "2", "--out"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen(
+        [*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not list(killed.glob(f"{CHECKPOINTS}/*/*")):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while _alive(process.pid):
+        assert time.monotonic() < deadline, "a worker outlived its run"
+        time.sleep(0.1)
+    subprocess.run([*command, str(killed), "--resume"], check=True, capture_output=True)
+    assert comparison_keys(read(killed)) == comparison_keys(read(whole))
+
+
+def _alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_shipped_suites_that_train_are_sound():
+    for case in load("quick").cases():
+        if case.learned:
+            case.check()
