@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from ngram_copy import ngram, score, theory, workers
 from ngram_copy.engines.base import Engine
+from ngram_copy.engines.huggingface import HuggingFaceEngine
 from ngram_copy.engines.trained import TrainedEngine
 from ngram_copy.results import RECORDS, SCHEMA, Record, ResultsError, Writer, repair
 from ngram_copy.suite import Case, Suite, first_example
-from ngram_copy.tasks.base import Batch, DataHash
+from ngram_copy.tasks.base import Batch, DataHash, TextTask
 
 if TYPE_CHECKING:
     from ngram_copy.train import Progress
@@ -190,7 +191,7 @@ def run_case(
             result, used = _train(case, _of(case, checkpoints), device, on_progress)
             environment |= used
         elif case.kind == "accuracy":
-            result = _accuracy(case, threads, _of(case.trained_by, checkpoints), answered)
+            result = _accuracy(case, threads, _engine(case, _of(case.trained_by, checkpoints)), answered)
         else:
             result = _statistic(case, threads, answered)
         kind: str = case.kind
@@ -304,12 +305,19 @@ def _text(now: Progress) -> str:
 # --- Accuracy -------------------------------------------------------------------------------------------
 
 
-def _accuracy(case: Case, threads: int, trained: Path | None, answered: Answered) -> dict[str, Any]:
+def _engine(case: Case, trained: Path | None) -> Engine:
+    """The engine of a case, with what was learned."""
     engine = case.engine()
     if isinstance(engine, TrainedEngine):
         if trained is None:
             raise ValueError(f"the case {case.name} needs the folder of its checkpoints")
         engine.prepare(trained)
+    return engine
+
+
+def _accuracy(case: Case, threads: int, engine: Engine, answered: Answered) -> dict[str, Any]:
+    if isinstance(engine, HuggingFaceEngine) and engine.reads_text:
+        return _text_accuracy(case, engine, answered)
     smoothing = _fit(case, engine, threads, answered)
     data = DataHash()
     strings = tokens = all_tokens = 0
@@ -347,6 +355,47 @@ def _accuracy(case: Case, threads: int, trained: Path | None, answered: Answered
         **_bounds(case, all_state_bits, h_min),
         "diagnostics": diagnostics,
         **learned,
+    }
+
+
+def _text_accuracy(case: Case, engine: HuggingFaceEngine, answered: Answered) -> dict[str, Any]:
+    """Whole answers of a model that reads text by a tokenizer of its own: no tokens and no bits are counted."""
+    if not isinstance(case.task, TextTask):
+        raise TypeError(f"the case {case.name}: the task {case.task.name} has no text")
+    answered(min(case.examples, FIT_EXAMPLES))  # nothing is fitted
+    data = DataHash()
+    right: list[bool] = []
+    state_bits: list[NDArray[np.float64]] = []
+    disagreements, state_bytes = 0, 0.0
+    for batch in _batches(case, "test", case.examples, 1):
+        data.update(batch)
+        prompts = [case.task.render_text(batch, row) for row in range(len(batch))]
+        enough = [len(case.task.answer_text(batch, row)) for row in range(len(batch))]
+        for row, prompt in enumerate(prompts):
+            text = engine.answer_texts([prompt], [enough[row]])[0]
+            right.append(case.task.score_text(batch, row, text))
+            answered(1)
+        state_bits.append(engine.text_state_bits(prompts))
+        if len(right) == len(batch):  # the first batch
+            states = engine.cut_texts(prompts[:SAMPLE])
+            resumed = engine.resume_texts(states, enough[:SAMPLE])
+            free = [case.task.score_text(batch, row, text) for row, text in enumerate(resumed)]
+            disagreements = sum(a != b for a, b in zip(free, right, strict=False))
+            state_bytes = float(np.mean([len(state) for state in states]))
+    all_state_bits = np.concatenate(state_bits)
+    return {
+        "data_hash": data.hexdigest(),
+        "provenance": case.provenance,
+        "strings": _share(sum(right), case.examples),
+        "tokens": None,
+        "free_checked": {"strings": min(SAMPLE, case.examples), "disagreements": disagreements},
+        "bits_recalled": None,
+        "state_bits": float(all_state_bits.mean()),
+        "state_bytes": state_bytes,
+        "h_min": None,
+        "string_bound": None,
+        "token_bound": None,
+        "diagnostics": {},
     }
 
 

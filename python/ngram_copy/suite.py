@@ -13,9 +13,10 @@ import hashlib
 import inspect
 import itertools
 import json
+import re
 import tomllib
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -25,11 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ngram_copy.engines import ENGINES
 from ngram_copy.engines.base import Engine
+from ngram_copy.engines.foreign import ForeignEngine
+from ngram_copy.engines.huggingface import HuggingFaceEngine
 from ngram_copy.engines.own import content_hash
 from ngram_copy.engines.trained import TrainedEngine, shape_of
 from ngram_copy.results import SCHEMA, canonical_json
 from ngram_copy.tasks import TASKS
-from ngram_copy.tasks.base import Batch, Task
+from ngram_copy.tasks.base import Batch, Task, TextTask
 
 if typing.TYPE_CHECKING:
     from ngram_copy.train import Training
@@ -163,7 +166,7 @@ class Case:
                     f"it learns {learned.vocab.size} tokens, and {self.task.name} has {self.task.vocab.size}"
                 )
             if self.kind != "statistic":
-                self.engine().state_bits(batch.prompts())
+                _try(self.engine(), self.task, batch)
             elif (batch.tokens[0, 1 : batch.cut[0] - 1] >= self.task.vocab.size).any():
                 raise ValueError(f"the prompts of {self.task.name} are not one string")
         except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
@@ -192,20 +195,94 @@ class Suite:
     _tasks: dict[str, Task]
     _engines: dict[str, tuple[str, dict[str, Any]]]
     _learned_from: dict[str, Task]
+    _added: frozenset[str] = frozenset()
 
-    def cases(self, seed: int | None = None) -> list[Case]:
+    def with_models(self, models: Sequence[str], *, pretrained: bool = False) -> Suite:
+        """The suite with models of one's own in all its cases; ``cases`` leaves out those that do not fit.
+
+        Parameters
+        ----------
+        models : sequence of str
+            ``FILE.py:FUNCTION`` (see docs/your-model.md) or ``hf:PATH``.
+        pretrained : bool
+            Whether a model of a file is measured as it is. If not, it is trained like the suite's own, by each of their
+            recipes; in a suite that trains nothing it is measured as it is.
+
+        Raises
+        ------
+        SuiteError
+            If a name is of neither kind, or two models have one name.
+        """
+        engines, learned_from = dict(self._engines), dict(self._learned_from)
+        added: dict[str, set[str]] = {}  # the engine that a model stands beside (or ""), and its own aliases
+        recipes: dict[str, str] = {}  # each recipe's first engine
+        for like in () if pretrained else self._learned_from:
+            recipes.setdefault(canonical_json(self._engines[like][1]["training"]), like)
+        for model in models:
+            path = model.removeprefix("hf:")
+            alias = "-".join(re.sub(r"[/\\\s]+", " ", path.removesuffix("/")).split(" ")[-1:])
+            if alias in engines:
+                raise SuiteError(f"--model {model}: another engine is called {alias}")
+            if model.startswith("hf:"):
+                engines[alias] = (
+                    "huggingface",
+                    check_options(ENGINES["huggingface"], {"path": path}, f"--model {model}"),
+                )
+                added.setdefault("", set()).add(alias)
+            elif not recipes:
+                engines[alias] = ("module", check_options(ENGINES["module"], {"build": path}, f"--model {model}"))
+                added.setdefault("", set()).add(alias)
+            else:
+                for like in self._learned_from:
+                    training = self._engines[like][1]["training"]
+                    first = recipes[canonical_json(training)]
+                    name = alias if len(recipes) == 1 else f"{alias}@{first}"
+                    engines[name] = ("trained", {"model": {"build": path}, "training": training})
+                    learned_from[name] = self._learned_from[like]
+                    added.setdefault(like, set()).add(name)
+        entries = [
+            entry.model_copy(
+                update={
+                    "engines": [
+                        *entry.engines,
+                        *sorted(set().union(*(added.get(of, ()) for of in ["", *entry.engines]))),
+                    ]
+                }
+            )
+            for entry in self._file.cases
+        ]
+        file = self._file.model_copy(update={"cases": entries})
+        new = frozenset(engines) - frozenset(self._engines)
+        return dataclasses.replace(self, _file=file, _engines=engines, _learned_from=learned_from, _added=new)
+
+    def cases(self, seed: int | None = None, unfit: list[str] | None = None) -> list[Case]:
         """All cases in the order of the file; a cell that is listed twice is run once.
 
         Parameters
         ----------
         seed : int, optional
             Replaces the seeds of the file.
+        unfit : list of str, optional
+            Takes why a model of ``with_models`` is left out of a case; without a list, that is an error.
+
+        Raises
+        ------
+        SuiteError
+            If a model cannot be made.
         """
         found: dict[str, Case] = {}
         for entry in self._file.cases:
             seeds = entry.seeds if seed is None else [seed]
             for row in itertools.product(entry.tasks, entry.engines, entry.lengths, seeds):
-                case = self._accuracy(*row, entry.examples)
+                try:
+                    case = self._accuracy(*row, entry.examples)
+                    if row[1] in self._added:
+                        case.check()
+                except SuiteError as error:
+                    if unfit is None or row[1] not in self._added:
+                        raise
+                    unfit.append(str(error))
+                    continue
                 if case.trained_by is not None:
                     self._add(found, case.trained_by)
                 self._add(found, case)
@@ -223,6 +300,8 @@ class Suite:
     def _accuracy(self, task: str, engine: str, length: int, seed: int, examples: int) -> Case:
         engine_name, options = self._engines[engine]
         determines: dict[str, Any] = {"engine": {"name": engine_name, **options}}
+        if issubclass(ENGINES[engine_name], ForeignEngine):
+            determines["weights"] = self._weights(task, engine)
         training = self._training(engine, seed) if engine in self._learned_from else None
         if training is not None:
             determines["trained_by"] = training.case_id
@@ -239,6 +318,15 @@ class Suite:
             engine_options=options,
             trained_by=training,
         )
+
+    def _weights(self, task: str, engine: str) -> dict[str, Any]:
+        """What a model from elsewhere is, beside its options."""
+        name, options = self._engines[engine]
+        make: Callable[..., Engine] = ENGINES[name]
+        try:
+            return make(self._tasks[task].vocab, **options).provenance()
+        except ValueError as error:
+            raise SuiteError(f"{engine} on {task}: {_one_line(error)}") from error
 
     def _training(self, engine: str, seed: int) -> Case:
         """What trains an engine; its length and examples are those of the strings that it learns from."""
@@ -304,6 +392,16 @@ class Suite:
             examples=examples,
             **rest,
         )
+
+
+def _try(engine: Engine, task: Task, batch: Batch) -> None:
+    """Have an engine measure its state on an example."""
+    if not isinstance(engine, HuggingFaceEngine) or not engine.reads_text:
+        engine.state_bits(batch.prompts())
+    elif isinstance(task, TextTask):
+        engine.text_state_bits([task.render_text(batch, 0)])
+    else:
+        raise ValueError(f"the model takes text, by its own tokenizer, and the task {task.name} has none")
 
 
 def _case_id(identity: Mapping[str, Any]) -> str:

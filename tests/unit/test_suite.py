@@ -296,4 +296,54 @@ def test_paths_and_names(tmp_path):
 
 def test_shipped_suites_lie_in_the_package():
     folder = Path(suite.__file__).parent / "suites"
-    assert set(shipped()) == {path.stem for path in folder.glob("*.toml")}
+    assert set(shipped()) == {path.stem for path in folder.glob("[!_]*.toml")}
+
+
+def test_a_suite_includes_others(tmp_path):
+    one, two = tmp_path / "one.toml", tmp_path / "two.toml"
+    one.write_text(TEXT)
+    two.write_text(
+        f'name = "two"\ninclude = ["{one}"]\n\n[engines.four]\nengine = "ngram"\nn = 4\n\n[[cases]]\n'
+        'tasks = ["letters"]\nengines = ["four"]\nlengths = [5]\n'
+    )
+    both = load(two)
+    names = [case.name for case in load(one).cases()]
+    assert sorted(case.name for case in both.cases()) == sorted([*names, "letters/four/5/0"])
+    assert both.name == "two"
+    two.write_text(two.read_text() + '[engines.prefix]\nengine = "ngram"\nn = 9\n')
+    with pytest.raises(SuiteError, match="is another one in a suite that is included"):
+        load(two)
+    two.write_text(f'name = "two"\ninclude = ["{two}"]\n')
+    with pytest.raises(SuiteError, match="includes itself"):
+        load(two)
+    with pytest.raises(SuiteError, match="no suite 'symbolik'"):
+        parse('name = "x"\ninclude = ["symbolik"]')
+
+
+def test_models_of_ones_own_stand_beside_the_engines(tmp_path):
+    pytest.importorskip("torch")
+    file = tmp_path / "mine.py"
+    file.write_text("from torch import nn\ndef build(n):\n    return nn.Embedding(n, n)\n")
+    with_own = parse(TEXT).with_models([f"{file}:build"])
+    names = {case.name for case in with_own.cases()} - {case.name for case in parse(TEXT).cases()}
+    assert names == {
+        f"{task}/mine.py:build/{n}/{seed}" for task in ("letters", "bits") for n in (4, 8) for seed in (0, 7)
+    }
+    assert all(case.engine_name == "module" for case in with_own.cases() if case.name in names)
+    quick = load("quick").with_models([f"{file}:build"])
+    trained = [case for case in quick.cases() if case.kind == "training" and "mine" in case.name]
+    assert sorted(case.name for case in trained) == [
+        "training/mine.py:build@hard-alibi/32/0",
+        "training/mine.py:build@mamba-short/6/0",
+    ]
+    as_it_is = load("quick").with_models([f"{file}:build"], pretrained=True)
+    assert not [case for case in as_it_is.cases() if case.kind == "training" and "mine" in case.name]
+    with pytest.raises(SuiteError, match="no such file"):
+        parse(TEXT).with_models([f"{tmp_path}/gone.py:build"]).cases()
+    unfit = []
+    narrow = tmp_path / "narrow.py"
+    narrow.write_text("from torch import nn\ndef build(n):\n    return nn.Embedding(n, 8)\n")
+    cases = parse(TEXT).with_models([f"{narrow}:build"]).cases(unfit=unfit)
+    assert {case.task.vocab_size for case in cases if "narrow" in case.name} == {2}
+    assert unfit
+    assert "too few" in unfit[0]

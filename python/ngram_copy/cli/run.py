@@ -56,6 +56,15 @@ def run(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="In place of the suite's seeds.", show_default=False)
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A model of your own beside the suite's engines: FILE.py:FUNCTION, trained as the suite's own are if "
+            "it trains any, or hf:PATH, a causal model of transformers. May be given again.",
+        ),
+    ] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Measure each --model as it is, untrained.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON lines, and nothing else.")] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write records only.")] = False,
 ) -> None:
@@ -73,15 +82,22 @@ def run(
       ngram-copy run my_suite.toml --only 'letters/*' --only prefix --verify
 
       ngram-copy run smoke --json | jq .result.strings
+
+      ngram-copy run copy --size cpu --threads 2 --model my_model.py:build
     """
     from ngram_copy import run as runner
     from ngram_copy.results import RECORDS, ResultsError, canonical_json
     from ngram_copy.suite import SuiteError, load
 
     screen = stderr()
+    unfit: list[str] = []
     with user_errors(SuiteError, OSError, MemoryError):
         loaded = load(suite if size is None else f"{suite}-{size}")
-        every = loaded.cases(seed)
+        if model:
+            loaded = loaded.with_models(model, pretrained=pretrained)
+        every = loaded.cases(seed, unfit)
+    for reason in unfit:
+        screen.print(plain(f"left out: {reason}"), soft_wrap=True)
     chosen = _choose(every, only or [])
     out = out or Path("results") / loaded.name
     with user_errors(SuiteError):
@@ -116,9 +132,21 @@ def run(
     except KeyboardInterrupt:
         path = out / RECORDS
         made = max(0, path.read_bytes().count(b"\n") - len(done)) if path.exists() else 0
+        again = _again(
+            suite,
+            size=size,
+            out=out,
+            model=model,
+            pretrained=pretrained,
+            seed=seed,
+            only=only,
+            threads=None if threads == 1 else threads,
+            device=None if device == "auto" else device,
+            no_report=no_report,
+        )
         screen.print(
             f"Stopped after {made:,} of {plural(len(todo), 'case')}; what is done is in {plain(out)}. Go on with:\n"
-            f"  {plain(_again(suite, size, out, seed, only or [], threads, device, no_report))}"
+            f"  {plain(again)}"
         )
         raise typer.Exit(130) from None
     holds = no_report or _report(out, out, quiet=as_json)
@@ -209,23 +237,16 @@ def _name(record: Record, cases: Sequence[Case]) -> str:
     return next(case.name for case in cases if case.case_id == record["case_id"])
 
 
-def _again(
-    suite: str,
-    size: str | None,
-    out: Path,
-    seed: int | None,
-    only: Sequence[str],
-    threads: int,
-    device: str,
-    no_report: bool,
-) -> str:
-    """The command that continues this run."""
-    words = ["ngram-copy", "run", suite, *([] if size is None else ["--size", size]), "--out", str(out)]
-    words += [] if seed is None else ["--seed", str(seed)]
-    words += [word for glob in only for word in ("--only", glob)]
-    words += [] if threads == 1 else ["--threads", str(threads)]
-    words += [] if device == "auto" else ["--device", device]
-    words += ["--no-report"] if no_report else []
+def _again(suite: str, **options: object) -> str:
+    """The command that continues a run; options that are None, False or empty were not given."""
+    words = ["ngram-copy", "run", suite]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            if one is True:
+                words.append(flag)
+            elif one is not None and one is not False:
+                words += [flag, str(one)]
     return shlex.join([*words, "--resume"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,10 @@ class Engine(ABC):
 
         Lengths, positions, seeds and options are free: they do not depend on the tokens.
         """
+
+    def provenance(self) -> dict[str, Any]:
+        """What else determines the answers, such as the hash of weights; part of every record."""
+        return {}
 
     def quantised(self, bits: int, prompts: Sequence[NDArray[np.uint32]]) -> Engine | None:
         """An engine whose state is rounded once, at the cut; None where a state is not made of numbers.

@@ -42,6 +42,7 @@ class TrainedEngine(Engine):
         require_torch("a trained engine")
         self.vocab = vocab
         self.training = training
+        self._source = str(model.get("build", "model"))
         self.shape: ModelConfig | Callable[[int], nn.Module] = shape_of(model, vocab)
         self._inner: Engine | None = None
 
@@ -59,7 +60,7 @@ class TrainedEngine(Engine):
         if not isinstance(self.shape, ModelConfig):
             module = self.shape(self.vocab.total)
             load_weights(folder, module)
-            self._inner = ModuleEngine(self.vocab, module)
+            self._inner = ModuleEngine(self.vocab, module, source=self._source)
             return
         loaded = load_model(folder)
         if loaded.config.to_json() != self.shape.to_json():
@@ -78,7 +79,7 @@ class TrainedEngine(Engine):
                 with torch.device("meta"):
                     self._inner = NeuralEngine(self.vocab, LanguageModel(self.shape))
             else:
-                self._inner = ModuleEngine(self.vocab, self.shape(self.vocab.total))
+                self._inner = ModuleEngine(self.vocab, self.shape(self.vocab.total), source=self._source)
         return self._inner
 
     def predict(self, batch: Batch, *, threads: int = 1) -> Prediction:

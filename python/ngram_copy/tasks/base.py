@@ -253,10 +253,14 @@ class TextTask(Task):
         before = batch.tokens[index, : batch.answer[index]]
         return self.decode(before[before < self.vocab.size])
 
+    def answer_text(self, batch: Batch, index: int) -> str:
+        """The answer of one example as text, without white space at its ends."""
+        answer = batch.tokens[index, batch.answer[index] : batch.lengths[index]]
+        return self.decode(answer[answer < self.vocab.size]).strip()
+
     def score_text(self, batch: Batch, index: int, generated: str) -> bool:
         """Whether generated text begins with the answer, white space at both ends aside."""
-        answer = batch.tokens[index, batch.answer[index] : batch.lengths[index]]
-        return generated.strip().startswith(self.decode(answer[answer < self.vocab.size]).strip())
+        return generated.strip().startswith(self.answer_text(batch, index))
 
 
 def check_length(task: Task, length: int, least: int) -> None:
