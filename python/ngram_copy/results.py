@@ -28,6 +28,13 @@ _FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
         "result": ("data_hash", "strings", "tokens", "bits_recalled", "state_bits", "h_min", "string_bound"),
     },
     "statistic": {"case": (*_CELL, "statistic", "n"), "result": ("data_hash", "windows", "p")},
+    "training": {
+        "case": ("suite", "label", "engine", "seed"),
+        "result": (
+            *("data_hash", "lr", "grid", "steps", "examples", "tokens", "parameters", "losses", "evaluations"),
+            *("examples_to_solve", "weights_hash", "train_lengths"),
+        ),
+    },
     "error": {"case": (), "result": ("error", "message")},
 }
 

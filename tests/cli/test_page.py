@@ -29,10 +29,28 @@ def index(tmp_path_factory):
     return report.write(report_records.make(), out, verdicts=report_records.VERDICTS)["index.html"]
 
 
+@pytest.fixture(scope="module")
+def learned_index(tmp_path_factory):
+    """Symbolic and learned engines beside each other."""
+    out = tmp_path_factory.mktemp("learned")
+    records = [*report_records.make(), *report_records.make_learned()]
+    return report.write(records, out, verdicts=report_records.VERDICTS)["index.html"]
+
+
 @pytest.fixture
 def opened(browser, index, request):
     """The page at a width, and everything that it complained of or asked the network for."""
-    context = browser.new_context(viewport={"width": request.param, "height": 900}, offline=True)
+    yield from at_width(browser, index, request.param)
+
+
+@pytest.fixture
+def opened_learned(browser, learned_index, request):
+    """The same of the page with learned engines."""
+    yield from at_width(browser, learned_index, request.param)
+
+
+def at_width(browser, index, width):
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
     page = context.new_page()
     troubles = []
     page.on("console", lambda message: troubles.append(message.text) if message.type in {"error", "warning"} else None)
@@ -59,6 +77,25 @@ def test_page_draws_quietly_and_fits(opened):
     )
     assert all(box["right"] <= width and box["width"] > 200 and box["height"] > 150 for box in boxes)
     assert page.locator("#plot-bits-0 .mark-symbol path").count() > 50
+
+
+@pytest.mark.parametrize("opened_learned", [390, 1400], indirect=True)
+def test_learned_engines_stand_in_the_same_charts(opened_learned):
+    page, troubles = opened_learned
+    assert troubles == []
+    width = page.evaluate("innerWidth")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator(".plot svg.marks").count() == page.locator(".plot").count()
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('.plot svg.marks')].map(s => s.getBoundingClientRect().toJSON())"
+    )
+    assert all(box["right"] <= width for box in boxes)
+    # One chart: the points of symbolic engines, and those of learned ones, which have an edge.
+    edged = page.locator("#plot-bits-0 .mark-symbol path[stroke='#1f2933']").count()
+    assert 0 < edged < page.locator("#plot-bits-0 .mark-symbol path").count()
+    assert page.locator("#training .plot").count() == 3
+    assert page.locator("#errors .plot").count() == 5
+    assert page.locator("#learned table").count() == 2
 
 
 @pytest.mark.parametrize("opened", [1280], indirect=True)

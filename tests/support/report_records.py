@@ -146,6 +146,116 @@ def make():
     return records
 
 
+# --- learned models -------------------------------------------------------------------------------------
+
+COPY = {"name": "copy", "vocab_size": 26, "source": "uniform"}
+LENGTHS = (4, 8, 16, 32, 64, 128, 256)
+
+
+def trained(mixer, lengths, n_parameters, **options):
+    model = {"mixer": mixer, "n_layers": 2, "d_model": 64, mixer: options}
+    return {
+        "name": "trained",
+        "model": model,
+        "training": {"task": COPY, "lengths": list(lengths), "steps": 1500, "lr": [0.004, 0.008]},
+    }, n_parameters
+
+
+# Label → engine, its parameters; where half of the strings fail; its state: values (of a token, where it grows) and
+# bits a value that keep what it recalls; examples to solve, by seed.
+MODELS = {
+    "hard-alibi": (*trained("attention", (1, 32), 102_592, n_heads=12, windows=[1, 2, 3, 4, 5, 6], positions="alibi"),
+                   [110, 150, 90], 768, 5, [17_000, 15_500, 24_000]),
+    "rope": (*trained("attention", (1, 32), 102_592, n_heads=12, positions="rope"), [44, 41, 46], 768, 6,
+             [41_000, None, 37_000]),
+    "mamba": (*trained("mamba", (1, 32), 98_816, d_state=16), [26, 9, 30], 4864, 8, [None, None, None]),
+    "gru": (*trained("gru", (1, 32), 99_000), [6, 5, 6], 256, 8, [None, None, None]),
+    "gru-short": (*trained("gru", (1, 6), 99_000), [9, 8, 10], 32, 2, [90_000, 81_000, None]),
+}  # fmt: skip
+
+
+def learned_cell(label, length, seed, rng):
+    """Strings by a logistic law, bits recalled that grow to what the state holds at most."""
+    engine, _, halves, values, bits, _ = MODELS[label]
+    p = 1 / (1 + (length / halves[seed]) ** 8)
+    entropy = length * math.log2(26)
+    grows = "attention" in engine["model"]["mixer"]
+    values = values * (2 * length if grows else 1)
+    state_bits = 32.0 * values
+    mean = entropy * (p + (1 - p) * 0.4) if grows else min(entropy * (0.98 * p + 0.3 * (1 - p)), 0.85 * values * bits)
+    if label == "gru-short" and length > 8:
+        mean = 0.9 * values * bits
+    made = accuracy(
+        COPY, engine, label, length, rng, p_string=p, p_token=p + (1 - p) * 0.3, state_bits=state_bits,
+        entropy=entropy, share=mean / entropy,
+    )  # fmt: skip
+    case, result = made["case"], made["result"]
+    case.update(suite="quick", seed=seed, examples=200, trained_by=case_id("training", label, seed))
+    made["case_id"] = case_id(COPY, engine, length, seed)
+    result["data_hash"] = "sha256:" + hashlib.sha256(repr((COPY, length, seed)).encode()).hexdigest()
+    result["strings"] = counted(rng.binomial(200, p), 200)
+    recalled = {**result["bits_recalled"], "low": mean - 0.8, "high": mean + 0.8, "total": 200, "p_value": 1.0}
+    result["bits_recalled"] = recalled
+    result["quantised"] = []
+    for bits_per_value in (1, 2, 3, 4, 5, 6, 8):
+        lost = 1.0 if bits_per_value >= bits else 0.98 * bits_per_value / bits
+        result["quantised"].append({
+            "bits_per_value": bits_per_value,
+            "state_bits": float(values * bits_per_value),
+            "strings": counted(round(result["strings"]["correct"] * lost**4), 200),
+            "bits_recalled": {key: recalled[key] * (lost if key in {"mean", "low", "high"} else 1) for key in recalled},
+        })  # fmt: skip
+    failed = round(16 * (1 - p))
+    kinds = {"jump": 0.5, "skip": 0.3, "other": 0.2} if grows else {"other": 0.8, "stop": 0.2}
+    result["errors"] = {"checked": 16} | {
+        name: count for name, share in kinds.items() if (count := round(failed * share))
+    }
+    return made
+
+
+def learned_training(label, seed, rng):
+    """Loss and exact match that turn where the model solved its task."""
+    engine, parameters, *_, solved = MODELS[label]
+    lengths, examples_to_solve = engine["training"]["lengths"], solved[seed]
+    steps, examples = 1500, 96_000
+    turn = examples_to_solve or (3e5 if label != "rope" else 1.2e5)
+    losses, evaluations = [], []
+    for step in range(1, steps + 1, 5):
+        seen = step * examples / steps
+        losses.append([step, float(3.3 / (1 + (seen / turn) ** 3) * math.exp(0.05 * rng.normal()) + 2e-3)])
+    for step in range(100, steps + 1, 100):
+        seen = step * examples // steps
+        p = 0.99 / (1 + (0.7 * turn / seen) ** 8)
+        evaluations.append([step, seen, int(rng.binomial(256, p)), 256])
+    return {
+        "schema": "ngram-copy/1",
+        "case_id": case_id("training", label, seed),
+        "kind": "training",
+        "case": {"suite": "quick", "engine": engine, "seed": seed, "task": COPY, "label": label},
+        "result": {
+            "data_hash": "sha256:" + hashlib.sha256(repr(("train", label, seed)).encode()).hexdigest(),
+            "lr": 0.008,
+            "grid": [{"lr": lr, "correct": 20, "total": 256, "loss": 1.5} for lr in (0.004, 0.008)],
+            "steps": steps, "examples": examples, "tokens": 3_000_000, "parameters": parameters,
+            "losses": losses, "evaluations": evaluations, "examples_to_solve": examples_to_solve,
+            "weights_hash": "sha256:" + hashlib.sha256(repr((label, seed)).encode()).hexdigest(),
+            "train_lengths": lengths,
+        },
+        "environment": {**ENVIRONMENT, "threads": 1, "torch": "2.11.0", "device": "cpu", "seconds": 58.0,
+                        "time": "2026-01-01T00:00:02Z"},
+        "artifacts": {},
+    }  # fmt: skip
+
+
+def make_learned():
+    """Five learned engines of three seeds each, and their training."""
+    rng = np.random.default_rng(1)
+    seeds = range(3)
+    trainings = [learned_training(label, seed, rng) for label in MODELS for seed in seeds]
+    cells = [learned_cell(label, length, seed, rng) for label in MODELS for seed in seeds for length in LENGTHS]
+    return trainings + cells
+
+
 VERDICTS = {
     "above_bound": {"cells": 150, "p_value": 0.41, "per_engine": {"ngram-3": 1.0, "prefix-8": 0.41}},
     "bits_above_state": {"cells": 150, "p_value": 1.0},

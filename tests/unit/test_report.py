@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import html
 import io
 import json
 import re
@@ -13,10 +14,12 @@ import pytest
 import report_records
 from rich.console import Console
 
-from ngram_copy import report
-from ngram_copy.report import charts, sentences
-from ngram_copy.report.summary import number, percent, summarise
+from ngram_copy import report, score
+from ngram_copy.report import charts, learned, markdown, page, sentences
+from ngram_copy.report.markdown import CELL_HEADINGS, LEARNED_HEADINGS, cell_table
+from ngram_copy.report.summary import family, full_label, number, percent, summarise
 from ngram_copy.report.verdict import judge
+from ngram_copy.results import ResultsError, Writer, read
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,21 @@ def summary(records):
 def written(records, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
     return report.write(records, out, verdicts=report_records.VERDICTS)
+
+
+@pytest.fixture(scope="module")
+def learned_records():
+    return report_records.make_learned()
+
+
+@pytest.fixture(scope="module")
+def both(records, learned_records):
+    return summarise([*records, *learned_records])
+
+
+@pytest.fixture(scope="module")
+def drawn(both):
+    return {chart.key: chart for chart in charts.build(both)}
 
 
 def kept(records, **engine):
@@ -471,3 +489,320 @@ def test_seeds_are_counted_together(records):
 def test_unknown_bits_are_a_dash(records):
     text = printed([r for r in kept(records, name="ngram", n=2) if r["case"]["task"]["name"] == "text_copy"])
     assert [line.split()[-1] for line in text.splitlines() if line.split()[:1] == ["ngram-2"]] == ["–"]
+
+
+# --- learned models -------------------------------------------------------------------------------------
+
+
+def named(records, label, seed=None):
+    """The accuracy records of a learned engine."""
+    return [
+        r for r in records
+        if r["kind"] == "accuracy" and r["case"]["label"] == label and seed in {None, r["case"]["seed"]}
+    ]  # fmt: skip
+
+
+def without_labels(records):
+    stripped = copy.deepcopy(records)
+    for record in stripped:
+        del record["case"]["label"]
+    return stripped
+
+
+def test_records_of_training_can_be_read_back(learned_records, tmp_path):
+    with Writer(tmp_path / "records.jsonl") as writer:
+        for record in learned_records:
+            writer.write(record)
+    assert read(tmp_path) == json.loads(json.dumps(learned_records))
+    torn = copy.deepcopy(learned_records[0])
+    del torn["result"]["examples_to_solve"]
+    with Writer(tmp_path / "torn.jsonl") as writer:
+        writer.write(torn)
+    with pytest.raises(ResultsError, match=r"a record of kind 'training' lacks result\.examples_to_solve"):
+        read(tmp_path / "torn.jsonl")
+    with pytest.raises(ValueError, match="of kind 'training' lacks the field 'examples_to_solve'"):
+        summarise([torn])
+
+
+def test_a_learned_cell_carries_what_its_record_says(learned_records, both):
+    record = named(learned_records, "gru-short", 0)[3]
+    cell = next(cell for cell in both.cells if cell.case_id == record["case_id"])
+    assert (cell.engine, cell.family, cell.learned, cell.trained) == ("gru-short", "gru", True, (1, 6))
+    assert [row.state_bits for row in cell.quantised] == [32 * bits for bits in (1, 2, 3, 4, 5, 6, 8)]
+    assert cell.kept.state_bits == cell.size == 64
+    assert cell.share == pytest.approx(record["result"]["bits_recalled"]["mean"] / 64)
+    assert cell.verdict == score.row_verdicts(learned_records)[record["case_id"]]
+    assert cell.errors == record["result"]["errors"]
+
+
+def test_a_training_carries_what_its_record_says(learned_records, both):
+    record = next(r for r in learned_records if r["kind"] == "training" and r["case"]["label"] == "rope")
+    training = next(row for row in both.trainings if row.case_id == record["case_id"])
+    result = record["result"]
+    assert (training.engine, training.family, training.seed) == ("rope", "attention", 0)
+    assert (training.lr, training.tried, training.steps) == (0.008, (0.004, 0.008), 1500)
+    assert training.evaluations == tuple((seen, k, n) for _, seen, k, n in result["evaluations"])
+    seen = [seen for seen, _ in training.losses]
+    assert seen == pytest.approx([step * 64 for step, _ in result["losses"]])
+    assert (training.to_solve, training.seconds) == ("41,000", 58.0)
+    unsolved = [row for row in both.trainings if row.examples_to_solve is None]
+    assert {row.to_solve for row in unsolved} == {"> 96,000"}
+
+
+def test_the_kind_of_a_model_is_its_mixer():
+    assert family({"name": "trained", "model": {"mixer": "gru"}}) == "gru"
+    assert family({"name": "trained", "model": {"pattern": "MMMA", "preset": "tiny"}}) == "MMMA"
+    layers = [{"mixer": "mamba"}, {"mixer": "attention"}, {"mixer": "mamba"}]
+    assert family({"name": "trained", "model": {"layers": layers}}) == "mamba+attention"
+    assert family({"name": "trained", "model": {"preset": "tiny"}}) == "trained"
+    assert family({"name": "huggingface", "model": "some/path"}) == "huggingface"
+
+
+def test_nested_options_read_as_calls():
+    task = {"name": "copy", "vocab_size": 26}
+    options = {
+        "name": "trained",
+        "model": {"mixer": "gru", "gru": {"width": 64}},
+        "training": {"task": task, "lengths": [1, 32]},
+    }
+    assert full_label(options) == (
+        "trained(model(gru(width=64), mixer='gru'), training(lengths=[1, 32], task=copy(vocab_size=26)))"
+    )
+
+
+def test_labels_of_models_are_short_without_the_names_of_a_suite(learned_records):
+    summary = summarise(without_labels(learned_records))
+    assert {"attention rope", "gru lengths=1,6", "mamba"} < set(summary.engines)
+    assert {label.split()[0] for label in summary.engines} == {"attention", "gru", "mamba"}
+    assert len(summary.engines) == 5
+    assert max(map(len, summary.engines)) <= 40
+
+
+def test_learned_engines_come_after_symbolic_ones(both):
+    kinds = [cell.learned for cell in both.cells if cell.task == "copy D=26 uniform"]
+    assert kinds == sorted(kinds)
+    assert list(both.engines)[-5:] == ["hard-alibi", "rope", "gru", "gru-short", "mamba"]
+    styles = charts.engine_styles(both.cells)
+    assert {label for label, style in styles.items() if style.edge} == set(list(both.engines)[-5:])
+
+
+def test_more_kinds_than_colours_stay_apart():
+    styles = charts.shaded_styles({f"kind {place}": f"kind {place}" for place in range(20)})
+    assert len({(style.colour, style.shape) for style in styles.values()}) == 20
+
+
+def test_outcomes_are_one_a_seed(both):
+    rows = [row for row in learned.outcomes(both) if row.cells[0].engine == "gru-short"]
+    assert [row.cells[0].seed for row in rows] == [0, 1, 2]
+    for row in rows:
+        assert row.longest == 4
+        assert row.verdicts == "copies 4, not generalised 8, state-limited 16–256"
+        assert row.training.seed == row.cells[0].seed
+        assert row.best.recalled[1] == max(cell.recalled[1] for cell in row.cells)
+    shown = learned.outcome_row(rows[0])
+    assert len(shown) == len(learned.OUTCOME_HEADINGS)
+    assert shown[4:9] == ["4", "≥ 56.8", "≤ 64", "88.8%", "16"]
+
+
+def test_an_open_verdict_has_a_question_mark(learned_records):
+    some = copy.deepcopy(named(learned_records, "hard-alibi", 0))
+    for record in some:
+        record["result"]["strings"] = report_records.counted(191 if record["case"]["length"] == 64 else 200, 200)
+    (row,) = learned.outcomes(summarise(some))
+    assert row.verdicts == "copies 4–32, copies? 64, copies 128–256"
+    assert row.longest == 256
+
+
+def test_models_without_known_bits_or_training(learned_records):
+    some = copy.deepcopy(named(learned_records, "gru", 1)[:2])
+    for record in some:
+        record["result"] |= {"bits_recalled": None, "quantised": None, "h_min": None, "string_bound": None}
+        del record["result"]["errors"]
+        record["case"]["engine"] = {"name": "trained", "model": {"mixer": "gru"}}
+    summary = summarise(some)
+    (row,) = learned.outcomes(summary)
+    assert row.training is None
+    assert learned.outcome_row(row)[2:] == ["", "1", "none", "–", "–", "–", "–", "fails 4–8"]
+    assert [type(chart).__name__ for chart in charts.build(summary)] == ["Missing", "Chart", "Missing", "Missing"]
+    assert "fails 4–8" in printed(some)
+
+
+def test_only_what_is_limited_by_its_state_is_evidence(learned_records):
+    limited = summarise(named(learned_records, "gru-short"))
+    assert learned.sentence(limited).startswith("21 rows of 3 models: copies 3, state-limited 15, not generalised 3.")
+    assert "Nearest to the law comes gru-short" in learned.sentence(limited)
+    others = learned.sentence(summarise(named(learned_records, "rope")))
+    assert "state-limited 0" in others
+    assert "no failure here is evidence for the theorem" in others
+
+
+def test_the_law_is_held_against_quantised_states(learned_records):
+    some = copy.deepcopy(named(learned_records, "gru-short", 0))
+    cells = summarise(some).cells
+    assert sentences.bits(cells).startswith("None of 7 cells recalls more bits than its state holds")
+    assert "(learned ones: of the smallest quantised state that keeps 99% of them)" in sentences.bits(cells)
+    row = some[3]["result"]["quantised"][0]
+    row["bits_recalled"] |= {"mean": 40.0, "low": 39.0, "high": 41.0}
+    assert sentences.bits(summarise(some).cells).startswith("1 of 7 cells recall more bits than their state holds")
+
+
+def test_sentences_name_each_learned_engine(both):
+    text = sentences.strings(both.cells)
+    assert text.startswith("On copy D=2 uniform, at least half")
+    assert "Learned engines copy at least 95% of the strings on copy D=26 uniform, by seed: hard-alibi" in text
+    assert "hard-alibi (trained on L ≤ 32) to L = 64; rope (trained on L ≤ 32) to L = 16 to 32" in text
+    assert "gru (trained on L ≤ 32) to L = 4 or at no length" in text
+    text = learned.training(both.trainings)
+    assert "hard-alibi after 17,000 (median of 3 seeds)" in text
+    assert "rope after 37,000 to 41,000 (2 of 3 seeds)" in text
+    assert "gru not within 96,000" in text
+
+
+@pytest.mark.parametrize(
+    ("lengths", "text"), [((1, 32), "L ≤ 32"), ((8, 32), "L = 8 to 32"), ((1, 1), "L = 1"), (None, "")]
+)
+def test_trained_lengths_in_words(lengths, text):
+    assert learned.trained_on(lengths) == text
+
+
+def test_charts_of_learned_models_come_where_there_are_some(drawn, summary):
+    assert list(drawn) == ["bits", "strings", "training", "errors", "repeats", "tables"]
+    assert charts.training(summary) is charts.errors(summary) is None
+
+
+def layers(panel):
+    return [layer.to_dict() for layer in panel.layers]
+
+
+def rows_of(panel, layer):
+    return panel.data[layer["data"]["name"]]
+
+
+def test_the_chart_of_bits_has_both_kinds_and_the_quantised_states(drawn):
+    chart = drawn["bits"]
+    assert {"ngram-2", "prefix-8", "hard-alibi", "gru-short"} <= set(chart.series)
+    (panel,) = chart.panels
+    points = next(rows_of(panel, layer) for layer in layers(panel) if layer["mark"]["type"] == "point")
+    by_engine = {row["engine"]: row for row in points}
+    assert by_engine["gru-short"]["x"] == 64
+    lines = next(rows_of(panel, layer) for layer in layers(panel) if layer["encoding"].get("x2"))
+    ends = {(row["x"], row["end"]) for row in lines if row["engine"] == "gru-short"}
+    assert ends == {(64, 1024)}
+    assert "floating-point" in chart.note
+
+
+def test_learned_engines_stand_beside_the_best_of_each_kind(both, drawn):
+    chart = drawn["strings"]
+    titles = [panel.title for panel in chart.panels]
+    panel = chart.panels[titles.index("copy D=26 uniform: trained on L ≤ 32")]
+    points = next(rows_of(panel, layer) for layer in layers(panel) if layer["mark"]["type"] == "point")
+    assert {row["engine"] for row in points} == {
+        *("hard-alibi", "rope", "gru", "mamba", "bounded-1024", "ngram-6", "prefix-20")
+    }
+    assert {row["dodge"] for row in points if row["engine"] == "rope"} == {-4, 0, 4}
+    line = next(rows_of(panel, layer) for layer in layers(panel) if layer["mark"].get("strokeWidth") == 1.6)
+    of_rope = {row["x"]: row["y"] for row in line if row["series"] == "rope"}
+    shares = sorted(cell.strings.value for cell in both.cells if cell.engine == "rope" and cell.length == 32)
+    assert of_rope[32] == shares[1]
+    shade = next(layer for layer in layers(panel) if layer["mark"]["type"] == "rect")
+    assert rows_of(panel, shade) == [{"x": 3.2, "end": 32}]
+    assert "copy D=26 uniform: trained on L ≤ 6" in titles
+
+
+def test_few_engines_share_a_panel_with_learned_ones(records, learned_records):
+    few = kept(records, name="prefix") + named(learned_records, "rope")
+    titles = [panel.title for panel in charts.strings(summarise(few)).panels if "D=26 uniform" in panel.title]
+    assert titles == ["copy D=26 uniform: trained on L ≤ 32"]
+
+
+def test_unsolved_trainings_are_told_apart(drawn):
+    chart = drawn["training"]
+    assert [panel.title for panel in chart.panels] == ["loss", "whole strings of trained lengths", "examples to solve"]
+    last = chart.panels[-1]
+    unsolved = next(layer for layer in layers(last) if layer["mark"].get("shape") == "triangle-right")
+    assert {row["series"] for row in rows_of(last, unsolved)} == {"gru", "mamba", "gru-short", "rope"}
+    assert {row["text"] for row in rows_of(last, unsolved)} == {"> 96,000"}
+    ticks = next(layer for layer in layers(last) if layer["mark"]["type"] == "tick")
+    assert {row["series"]: row["x"] for row in rows_of(last, ticks)} == {
+        "hard-alibi": 17_000, "rope": 41_000, "gru-short": 90_000,
+    }  # fmt: skip
+
+
+def test_curves_are_thinned_to_means():
+    points = [(float(x), float(x % 2)) for x in range(1000)]
+    thin = charts._thinned(points, most=100)
+    assert len(thin) == 100
+    assert all(y == 0.5 for _, y in thin)
+    assert charts._thinned(points[:50]) == points[:50]
+
+
+def test_errors_add_up_to_the_failures_of_the_sample(both, drawn):
+    chart = drawn["errors"]
+    assert [panel.title for panel in chart.panels] == ["hard-alibi", "rope", "gru", "gru-short", "mamba"]
+    for panel in chart.panels:
+        (rows,) = panel.data.values()
+        for length in {row["length"] for row in rows}:
+            cells = [c for c in both.cells if c.engine == panel.title and c.length == length]
+            failed = sum(sum(learned.classes(cell).values()) for cell in cells)
+            assert len(cells) == 3  # a seed without a failure counts too
+            assert max(row["end"] for row in rows if row["length"] == length) == pytest.approx(failed / 48)
+    assert "hard-alibi: jump" in chart.sentence
+
+
+@pytest.mark.parametrize("form", [page, markdown])
+def test_the_page_has_the_rules_and_every_model(both, drawn, learned_records, form, monkeypatch):
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda *_, **__: "")  # takes seconds
+    text = html.unescape(form.render(both, list(drawn.values()), judge(score.verdicts(learned_records)), "again"))
+    assert learned.EVIDENCE in text
+    assert all(rule in text for rule in learned.RULES.values())
+    assert all(row.case_id in text for row in [*both.cells, *both.trainings])
+    assert text.count("state-limited 16–256") == 3
+    assert "105 cells with a known source and 735 quantised states of learned models" in text
+
+
+def test_the_table_of_cells_has_verdicts(both):
+    headings, rows, numbers = cell_table(both.cells)
+    assert headings == LEARNED_HEADINGS
+    assert {len(row) for row in rows} == {len(headings)}
+    assert headings[6] == "verdict"
+    assert 6 not in numbers
+
+
+def test_without_learned_engines_nothing_is_said_of_them(written, summary):
+    for name in ("index.html", "report.md"):
+        text = written[name].read_text("utf-8")
+        assert not [word for word in ("earned model", "verdict</th>", "quantised", "trained") if word in text]
+    assert cell_table(summary.cells)[0] == CELL_HEADINGS
+
+
+def test_trainings_alone_are_a_report(learned_records):
+    trainings = summarise([record for record in learned_records if record["kind"] == "training"])
+    drawn = charts.build(trainings)
+    assert {chart.key: isinstance(chart, charts.Chart) for chart in drawn} == {
+        "bits": False, "strings": False, "training": True, "repeats": False, "tables": False,
+    }  # fmt: skip
+    text = markdown.render(trainings, drawn, judge(None), "again")
+    assert learned.TITLE in text
+    assert all(row.case_id in text for row in trainings.trainings)
+    assert "verdict by length" not in text
+
+
+def test_a_training_that_failed_has_no_length(learned_records):
+    failed = {**learned_records[0], "kind": "error", "result": {"error": "NanLoss", "message": "at step 7"}}
+    text = markdown.render(summarise([failed, *learned_records[20:]]), [], judge(None), "again")
+    assert "| copy D=26 uniform | hard-alibi | – | NanLoss: at step 7 |" in text
+    assert "hard-alibi L=–: NanLoss" in printed([failed, *learned_records[20:]])
+
+
+def test_the_table_of_the_terminal_has_each_model(records, learned_records):
+    text = printed([*records, *learned_records])
+    assert max(map(len, text.splitlines())) <= 100
+    line = next(line for line in text.splitlines() if "gru-short / 0" in line)
+    assert line.split("6", 1)[1].split()[:3] == ["4", "90k", "56.8–64"]
+    assert ">96k" in text
+    assert learned.EVIDENCE[:40] in text
+    strings = next(line for line in text.splitlines() if line.split()[:1] == ["rope"])
+    shares = [
+        r["result"]["strings"]["correct"] / 2 for r in named(learned_records, "rope") if r["case"]["length"] == 32
+    ]
+    assert f"32:{min(shares):g}–{max(shares):g} " in strings

@@ -215,7 +215,7 @@ def record(engine, k, n, bound, *, data="a", length=9, task=None, label=None, **
 def test_verdicts_of_nothing():
     assert score.verdicts([{"kind": "error"}]) == {
         "above_bound": {"cells": 0, "p_value": None, "per_engine": {}},
-        "bits_above_state": {"cells": 0, "p_value": None},
+        "bits_above_state": {"cells": 0, "quantised": 0, "p_value": None},
         "prefix_fits": {"cells": 0, "min_p": None, "rows": []},
         "copier_rule": {"strings": 0, "disagreements": 0},
     }
@@ -252,7 +252,23 @@ def test_bits_above_the_state_are_found():
     records = [record("ngram", 5, 10, 1.0, data=str(i)) for i in range(4)]
     for each, p in zip(records, [1.0, 0.5, 1e-9, None], strict=True):
         each["result"]["bits_recalled"] = None if p is None else {"mean": 3.0, "p_value": p}
-    assert score.verdicts(records)["bits_above_state"] == {"cells": 3, "p_value": pytest.approx(3e-9)}
+    found = score.verdicts(records)["bits_above_state"]
+    assert found == {"cells": 3, "quantised": 0, "p_value": pytest.approx(3e-9)}
+
+
+def test_bits_above_a_quantised_state_are_found():
+    """The floats of a state hold more than any model recalls: what is rounded is tested too, and counted."""
+    records = [record("trained", 5, 10, 1.0, data=str(i)) for i in range(2)]
+    for each, p in zip(records, [0.5, 1e-9], strict=True):
+        each["result"]["bits_recalled"] = {"mean": 3.0, "p_value": 1.0}
+        each["result"]["quantised"] = [
+            {"state_bits": 8.0, "bits_recalled": {"mean": 3.0, "p_value": p}},
+            {"state_bits": 16.0, "bits_recalled": {"mean": 3.0, "p_value": 1.0}},
+        ]
+    found = score.verdicts(records)["bits_above_state"]
+    assert found == {"cells": 2, "quantised": 4, "p_value": pytest.approx(6e-9)}
+    records[0]["result"]["quantised"] = None
+    assert score.verdicts(records)["bits_above_state"]["quantised"] == 2
 
 
 def test_cells_of_the_same_strings_are_not_added_up():
@@ -296,3 +312,142 @@ def test_the_rule_of_the_copier_is_counted():
         record("bounded", 1, 10, 1.0, rule_strings=100, rule_disagreements=9),
     ]
     assert score.verdicts(records)["copier_rule"] == {"strings": 30, "disagreements": 3}
+
+
+# ---- verdicts of rows ----
+
+
+def result(k, n=1000, *, recalled=None, half=1.0, quantised=(), h_min=47.0):
+    def bits(mean):
+        return {"mean": mean, "low": mean - half, "high": mean + half}
+
+    return {
+        "strings": {"correct": k, "total": n},
+        "h_min": h_min,
+        "bits_recalled": None if recalled is None else bits(recalled),
+        "quantised": [{"state_bits": size, "bits_recalled": bits(mean)} for size, mean in quantised],
+    }
+
+
+def verdict(cell, *, length=64, trained=(1, 32), learned=True, **options):
+    return score.row_verdict(cell, length=length, trained=trained, learned=learned, **options)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "word", "is_open"),
+    [
+        (1000, 1000, "copies", False),
+        (950, 1000, "copies", True),
+        (949, 1000, "not generalised", True),
+        (920, 1000, "not generalised", False),
+        (20, 20, "copies", True),  # the interval starts at 0.84
+        (0, 20, "not generalised", False),
+    ],
+)
+def test_the_count_decides_and_the_interval_leaves_it_open(k, n, word, is_open):
+    found = verdict(result(k, n))
+    assert (found.word, found.open) == (word, is_open)
+    assert found.text == word + "?" * is_open
+    assert found.reason.startswith(f"{k}/{n} whole strings")
+
+
+@pytest.mark.parametrize(
+    ("length", "trained", "learned", "same_task", "word"),
+    [
+        (32, (1, 32), False, True, "not learned"),
+        (64, (1, 32), False, True, "not learned"),
+        (64, (1, 32), True, True, "not generalised"),
+        (4, (8, 32), True, True, "not generalised"),
+        (32, (1, 32), True, False, "not generalised"),  # other strings of a trained length
+        (32, (1, 32), False, False, "not learned"),
+        (64, (1, 32), None, True, "fails"),
+        (32, (1, 32), None, True, "not learned"),
+        (64, None, None, True, "fails"),
+    ],
+)
+def test_a_failure_is_told_by_the_trained_lengths(length, trained, learned, same_task, word):
+    assert verdict(result(0), length=length, trained=trained, learned=learned, same_task=same_task).word == word
+
+
+@pytest.mark.parametrize(
+    ("recalled", "quantised", "h_min", "word"),
+    [
+        (30.0, [(32.0, 30.0)], 47.0, "state-limited"),
+        (26.6, [(32.0, 26.6)], 47.0, "state-limited"),  # its lower limit is 25.6, exactly 80%
+        (26.5, [(32.0, 26.5)], 47.0, "not generalised"),
+        (30.0, [(32.0, 29.6), (64.0, 30.0)], 47.0, "not generalised"),  # 32 bits keep less than 99%
+        (30.0, [(32.0, 29.7), (64.0, 30.0)], 47.0, "state-limited"),
+        (30.0, [(32.0, 30.0)], 32.0, "not generalised"),  # 32 bits could hold such strings
+        (30.0, [(32.0, 30.0)], None, "not generalised"),
+        (30.0, [], 47.0, "not generalised"),
+        (-30.0, [(32.0, -20.0)], 47.0, "not generalised"),
+    ],
+)
+def test_state_limited_is_what_cannot_recall_more(recalled, quantised, h_min, word):
+    found = verdict(result(0, recalled=recalled, quantised=quantised, h_min=h_min))
+    assert found.word == word
+    assert verdict(result(1000, recalled=recalled, quantised=quantised, h_min=h_min)).word == "copies"
+    inside = verdict(result(0, recalled=recalled, quantised=quantised, h_min=h_min), length=8)
+    assert inside.word == ("state-limited" if word == "state-limited" else "not learned")
+
+
+def test_the_smallest_state_keeps_nearly_all():
+    rows = [(64.0, 30.0), (16.0, 12.0), (32.0, 29.8), (48.0, 29.9)]
+    assert score.smallest_state(result(0, recalled=30.0, quantised=rows))["state_bits"] == 32.0
+    assert score.smallest_state(result(0, recalled=40.0, quantised=rows)) is None
+    assert score.smallest_state(result(0, recalled=0.0, quantised=rows)) is None
+    assert score.smallest_state(result(0, quantised=rows)) is None
+
+
+COPY = {"name": "copy", "vocab_size": 26, "source": "uniform"}
+ZIPF = {"name": "copy", "vocab_size": 26, "source": "zipf"}
+
+
+def learned_record(length, k, *, seed=0, task=COPY, own=COPY, lengths=(1, 32)):
+    made = record("trained", k, 1000, 1.0, length=length, task=task)
+    training = {"lengths": list(lengths)} | ({"task": own} if own else {})
+    made["case"] |= {"engine": {"name": "trained", "model": {"mixer": "gru"}, "training": training}, "seed": seed}
+    made["case_id"] = f"{task['source']}-{length}-{seed}"
+    return made
+
+
+def words(records):
+    return {name: found.word for name, found in score.row_verdicts(records).items()}
+
+
+def test_each_model_is_judged_by_its_own_trained_lengths():
+    records = [
+        *(learned_record(length, k) for length, k in [(16, 1000), (32, 990), (64, 0)]),
+        *(learned_record(length, k, seed=1) for length, k in [(16, 1000), (32, 900), (64, 0)]),
+        record("ngram", 0, 1000, 1.0),
+        {"kind": "training"},
+    ]
+    assert words(records) == {
+        "uniform-16-0": "copies",
+        "uniform-32-0": "copies",
+        "uniform-64-0": "not generalised",
+        "uniform-16-1": "copies",
+        "uniform-32-1": "not learned",
+        "uniform-64-1": "not learned",
+    }
+
+
+def test_another_task_than_the_trained_one_is_no_trained_length():
+    records = [learned_record(16, 1000), learned_record(16, 0, task=ZIPF), learned_record(64, 0, task=ZIPF)]
+    assert words(records) == {
+        "uniform-16-0": "copies",
+        "zipf-16-0": "not generalised",
+        "zipf-64-0": "not generalised",
+    }
+    # Without strings of its own task each counts as its own.
+    assert words(records[1:]) == {"zipf-16-0": "not learned", "zipf-64-0": "not learned"}
+    assert words([learned_record(16, 1000, own=None), learned_record(64, 0, own=None)])["uniform-64-0"] == (
+        "not generalised"
+    )
+
+
+def test_models_without_a_training_are_learned_too():
+    assert score.is_learned({"name": "huggingface", "model": "some/path"})
+    assert not score.is_learned({"name": "ngram", "n": 3})
+    assert score.trained_lengths({"name": "huggingface", "model": "some/path"}) is None
+    assert score.trained_lengths({"name": "trained", "training": {"lengths": [8, 32]}}) == (8, 32)

@@ -8,24 +8,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
+from statistics import median
 from typing import Any
 
 import altair as alt
 
 from ngram_copy import theory
-from ngram_copy.report import sentences
+from ngram_copy.report import learned, sentences
+from ngram_copy.report.learned import trained_on
 from ngram_copy.report.style import (
     FORBIDDEN,
     GRID,
     INK,
     MUTED,
+    SHADE,
     WARNING,
     Style,
     engine_styles,
     plain_styles,
     shaded_styles,
 )
-from ngram_copy.report.summary import Cell, Proportion, Repeats, Summary, number, option, percent
+from ngram_copy.report.summary import Cell, Proportion, Repeats, Summary, Training, number, option, percent
 
 Row = dict[str, Any]
 
@@ -94,8 +97,9 @@ class Missing:
 
 
 def build(summary: Summary) -> list[Chart | Missing]:
-    """All charts of a report, in the order of the page."""
-    return [chart(summary) for chart in (bits, strings, repeats, tables)]
+    """All charts of a report, in the order of the page; those of learned models only where there are some."""
+    drawn = [chart(summary) for chart in (bits, strings, training, errors, repeats, tables)]
+    return [chart for chart in drawn if chart is not None]
 
 
 # --- (a) bits recalled against bits of state ------------------------------------------------------------
@@ -113,8 +117,10 @@ def bits(summary: Summary) -> Chart | Missing:
     rows = []
     for cell, (mean, *interval) in known:
         low, high = (max(end, floor) for end in interval)
-        rows.append({**_cell_row(cell), "x": cell.state_bits, "y": max(mean, floor), "low": low, "high": high})
-    left, right = 0.6 * min(row["x"] for row in rows), 1.7 * max(row["x"] for row in rows)
+        rows.append({**_cell_row(cell), "x": cell.size, "y": max(mean, floor), "low": low, "high": high})
+    whole = [{**row, "end": cell.state_bits} for row, cell in zip(rows, cells, strict=True) if cell.kept]
+    left = 0.6 * min(row["x"] for row in rows)
+    right = 1.7 * max(row["x"] for row in [*rows, *({"x": row["end"]} for row in whole)])
     bottom, top = floor / 1.4, 3 * max(row["high"] for row in rows)
     begin, end = max(left, bottom), min(right, top)
     law = [{"x": x, "y": x, "top": top} for x in (begin, end)]
@@ -130,7 +136,10 @@ def bits(summary: Summary) -> Chart | Missing:
     def axis(channel: Any, name: str, low: float, high: float, title: str) -> Any:
         scale = alt.Scale(type="log", domain=[low, high], nice=False)
         powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-        ticks = alt.Axis(values=[10.0**power for power in powers], labelExpr=_PLAIN)
+        values = [10.0**power for power in powers]
+        ticks = alt.Axis(values=values, labelExpr=_PLAIN)
+        if whole and name == "x":  # floats take many bits: their numbers must be short to stand beside each other
+            ticks = alt.Axis(values=values, labelExpr="format(datum.value, '~s')", labelOverlap="greedy")
         return channel(f"{name}:Q", title=title, scale=scale, axis=ticks)
 
     x = axis(alt.X, "x", left, right, "bits of state at the cut, b")
@@ -147,14 +156,22 @@ def bits(summary: Summary) -> Chart | Missing:
         line.mark_line(color=INK, strokeWidth=1.5),
         corner.mark_text(align="left", baseline="top", dx=10, dy=10, color=WARNING, fontSize=12),
         along.mark_text(angle=angle, dy=-9, color=WARNING, fontSize=12),
+        *([_floats(data, whole, x, y("y"), styles)] if whole else []),
         points.mark_rule(strokeWidth=1.5).encode(y=y("low"), y2="high:Q"),
-        points.mark_point(filled=True, size=70).encode(y=y("y"), shape=_shape(styles), tooltip=_CELL_TIPS),
+        points.mark_point(filled=True, size=70).encode(
+            y=y("y"), shape=_shape(styles), tooltip=_cell_tips(cells), **_edge(styles)
+        ),
     ]
     note = (
         "One point for each task, engine, length and seed, with its 95% interval. The diagonal is the law: whoever "
         "answers from a state of b bits recalls at most b bits on average, E[B] ≤ b, however it was made. On the line "
         "each bit of the state serves the answer; far below, most of the state is idle."
     )
+    if whole:
+        note += (
+            " A learned model (dark edge) stands at the smallest quantised state that keeps 99% of its bits recalled; "
+            "the line to the right ends at its state as it is, whose floating-point numbers have room for more."
+        )
     sunk = sum(mean < floor for _, (mean, *_) in known)
     if sunk:
         note += (
@@ -162,6 +179,12 @@ def bits(summary: Summary) -> Chart | Missing:
             "number: sure of wrong tokens, worse than the source alone."
         )
     return Chart(key, title, sentences.bits(cells), note, [Panel("", layers, data)], styles, height=460, columns=1)
+
+
+def _floats(data: Data, rows: list[Row], x: Any, y: Any, styles: dict[str, Style]) -> Any:
+    """From the smallest quantised state to the state as it is."""
+    base = data.base(rows).encode(x=x, x2="end:Q", y=y, color=_colour(styles), opacity=_opacity(0.5))
+    return base.mark_rule(strokeWidth=1)
 
 
 # --- (b) whole strings against length -------------------------------------------------------------------
@@ -176,15 +199,30 @@ def strings(summary: Summary) -> Chart | Missing:
     panels = []
     for task, group in groupby(summary.cells, _task):
         cells = list(group)
+        models = [cell for cell in cells if cell.learned]
+        others = [cell for cell in cells if not cell.learned]
         # Many engines on one task: a panel for each kind of them.
-        crowded = len({cell.engine for cell in cells}) > CROWD
-        for family in dict.fromkeys(cell.family for cell in cells) if crowded else [""]:
-            shown = [cell for cell in cells if not crowded or cell.family == family]
+        crowded = len({cell.engine for cell in others}) > CROWD
+        for lengths in sorted({cell.trained or (0, 0) for cell in models}):
+            these = [cell for cell in models if (cell.trained or (0, 0)) == lengths]
+            beside = _best_of_each_kind(others) if crowded else others
+            heading = f"{task}: {trained_on(these[0].trained, 'trained on {}') or 'learned'}"
+            panels.append(_strings_panel(heading, [*beside, *these], styles, these[0].trained))
+        if models and not crowded:
+            continue
+        for family in dict.fromkeys(cell.family for cell in others) if crowded else [""]:
+            shown = [cell for cell in others if not crowded or cell.family == family]
             panels.append(_strings_panel(f"{task}: {family}" if crowded else task, shown, styles))
     note = (
         "Points: whole strings, with their 95% Wilson interval. Dashed: the bound min(1, 2^(b − H_min)), "
         "where it is below 1."
     )
+    if any(cell.learned for cell in summary.cells):
+        note += (
+            " Learned models (dark edge) have a point for each seed, side by side at their length; their line goes "
+            "through the median of the seeds. Shaded: the lengths of their training. Where symbolic engines are many, "
+            "the best of each kind stands beside them."
+        )
     return Chart(key, title, sentences.strings(summary.cells), note, panels, styles)
 
 
@@ -192,10 +230,61 @@ def _task(row: Cell | Repeats) -> str:
     return row.task
 
 
-def _strings_panel(title: str, cells: list[Cell], styles: dict[str, Style]) -> Panel:
+def _best_of_each_kind(cells: Sequence[Cell]) -> list[Cell]:
+    """Of each kind of engine the one with most whole strings, and of several the smallest state."""
+
+    def merit(engine: str) -> tuple[float, float]:
+        mine = [cell for cell in cells if cell.engine == engine]
+        return sum(cell.strings.value for cell in mine) / len(mine), -max(cell.state_bits for cell in mine)
+
+    kinds: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        kinds.setdefault(cell.family, {})[cell.engine] = None
+    best = {max(engines, key=merit) for engines in kinds.values()}
+    return [cell for cell in cells if cell.engine in best]
+
+
+def _strings_panel(
+    title: str, cells: list[Cell], styles: dict[str, Style], trained: tuple[int, int] | None = None
+) -> Panel:
+    models = [cell for cell in cells if cell.learned]
+    aside = _seeds_aside(models)
     rows = [{**_cell_row(cell), "x": cell.length, **_span(cell.strings)} for cell in cells]
     x, y = _log_x([row["x"] for row in rows], "length L"), _share_axis("whole strings")
-    return _panel(title, rows, _bound_line(cells), x, y, styles, _CELL_TIPS)
+    tips = _cell_tips(cells)
+    if not models:
+        return _panel(title, rows, _bound_line(cells), x, y, styles, tips)
+    through = [row for row, cell in zip(rows, cells, strict=True) if not cell.learned] + _medians(models)
+    rows = [{**row, "dodge": aside[cell.seed] if cell.learned else 0} for row, cell in zip(rows, cells, strict=True)]
+    panel = _panel(title, rows, _bound_line(cells), x, y, styles, tips, through=through)
+    if trained is None:
+        return panel
+    # No wider than what is drawn, and a little beyond where training went on.
+    low, high = (
+        max(trained[0], 0.8 * min(row["x"] for row in rows)),
+        min(trained[1], 1.25 * max(row["x"] for row in rows)),
+    )
+    shade = panel.data.base([{"x": low, "end": high}]) if low <= high else None
+    layers = [] if shade is None else [shade.mark_rect(color=SHADE).encode(x=x, x2="end:Q")]
+    return Panel(panel.title, layers + panel.layers, panel.data)
+
+
+def _seeds_aside(cells: Sequence[Cell | Training]) -> dict[int, float]:
+    """By how many pixels the points of each seed are moved."""
+    seeds = sorted({cell.seed for cell in cells})
+    step = min(4.0, 12 / len(seeds)) if seeds else 0.0
+    return {seed: step * (place - (len(seeds) - 1) / 2) for place, seed in enumerate(seeds)}
+
+
+def _medians(cells: Sequence[Cell]) -> list[Row]:
+    """The median of the seeds of each engine at each length."""
+    shares: dict[tuple[str, int], list[float]] = {}
+    for cell in cells:
+        shares.setdefault((cell.engine, cell.length), []).append(cell.strings.value)
+    return [
+        {"series": engine, "seed": "median", "x": length, "y": median(values)}
+        for (engine, length), values in sorted(shares.items())
+    ]
 
 
 def _bound_line(cells: Sequence[Cell], steps: int = 24) -> list[Row]:
@@ -218,7 +307,200 @@ def _bound_line(cells: Sequence[Cell], steps: int = 24) -> list[Row]:
     return rows
 
 
-# --- (c) how often an n-gram repeats --------------------------------------------------------------------
+# --- (c) training ---------------------------------------------------------------------------------------
+
+
+def training(summary: Summary) -> Chart | None:
+    """Loss and whole strings by examples seen, and the examples until the task was solved."""
+    rows = summary.trainings
+    if not rows:
+        return None
+    styles = engine_styles([*summary.cells, *rows])
+    styles = {label: style for label, style in styles.items() if label in {row.engine for row in rows}}
+    losses = [
+        {
+            **_training_row(row),
+            "x": seen,
+            "y": max(loss, _LEAST_LOSS),
+            "loss": f"{loss:.3g}",
+            "examples": f"{seen:,.0f}",
+        }
+        for row in rows
+        for seen, loss in _thinned(row.losses)
+        if seen > 0
+    ]
+    shares = [
+        {**_training_row(row), "x": seen, "y": k / n, "strings": f"{k}/{n} = {percent(k / n)}", "examples": f"{seen:,}"}
+        for row in rows
+        for seen, k, n in row.evaluations
+        if seen > 0
+    ]
+    panels = []
+    if losses:
+        y = alt.Y("y:Q", **_log_axis(losses, "y", "loss on the answer, nats"))
+        tips = _tips(series="engine", seed="seed", examples="examples seen", loss="loss")
+        panels.append(_curves("loss", losses, y, styles, tips, marks=False))
+    if shares:
+        y = _share_axis("whole strings")("y")
+        tips = _tips(series="engine", seed="seed", examples="examples seen", strings="whole strings")
+        panels.append(_curves("whole strings of trained lengths", shares, y, styles, tips))
+    panels.append(_to_solve(rows, styles))
+    note = (
+        "A line and a mark for each seed. Solved: two evaluations in a row with at least 95% of whole strings of the "
+        "trained lengths. A hollow triangle: not solved after that many examples. The tick is the median of the seeds, "
+        "where most of them solved it."
+    )
+    return Chart("training", "Training", learned.training(rows), note, panels, styles)
+
+
+_LEAST_LOSS = 1e-4
+
+
+def _training_row(row: Training) -> Row:
+    return {"series": row.engine, "seed": row.seed}
+
+
+def _thinned(points: Sequence[tuple[float, float]], most: int = 80) -> list[tuple[float, float]]:
+    """Means of neighbours, so that there are at most so many points."""
+    size = math.ceil(len(points) / most) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _log_axis(rows: Sequence[Row], name: str, title: str) -> dict[str, Any]:
+    """A logarithmic axis over the rows, with ticks at powers of ten, or at 1, 2 and 5 of them where those are few."""
+    low, high = (pick(row[name] for row in rows) for pick in (min, max))
+    low, high = 0.9 * low, 1.1 * high
+    powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    inside = [tick for tick in powers if low <= tick <= high]
+    if len(inside) < 3:
+        inside = [step * tick for tick in powers for step in (1, 2, 5) if low <= step * tick <= high]
+    axis = alt.Axis(values=inside, labelExpr=_PLAIN, labelOverlap="greedy", labelSeparation=5)
+    return {"title": title, "axis": axis, "scale": alt.Scale(type="log", domain=[low, high], nice=False)}
+
+
+def _curves(
+    title: str, rows: list[Row], y: Any, styles: dict[str, Style], tips: list[alt.Tooltip], *, marks: bool = True
+) -> Panel:
+    """A line for each seed; its points, if they are not marked, answer to the pointer alone."""
+    data = Data()
+    x = alt.X("x:Q", **_log_axis(rows, "x", "examples seen"))
+    base = data.base(rows).encode(x=x, y=y, color=_colour(styles), detail="seed:N")
+    line = base.mark_line(strokeWidth=1.4).encode(opacity=_opacity(0.9))
+    points = base.mark_point(filled=True, size=18).encode(
+        shape=_shape(styles), opacity=_opacity(0.9) if marks else alt.value(0), tooltip=tips
+    )
+    return Panel(title, [line, points], data)
+
+
+def _to_solve(trainings: Sequence[Training], styles: dict[str, Style]) -> Panel:
+    """A row for each engine, a mark for each seed."""
+    aside = _seeds_aside(trainings)
+    rows = [
+        {
+            **_training_row(row),
+            "x": row.examples if row.examples_to_solve is None else row.examples_to_solve,
+            "solved": row.examples_to_solve is not None,
+            "text": row.to_solve,
+            "lr": f"{row.lr:g}",
+            "parameters": f"{row.parameters:,}",
+            "dodge": 1.5 * aside[row.seed],
+        }
+        for row in trainings
+    ]
+    data = Data()
+    x = alt.X("x:Q", **_log_axis(rows, "x", "examples to solve"))
+    y = alt.Y("series:N", title=None, sort=list(styles), axis=alt.Axis(labelLimit=140, ticks=False, grid=True))
+    tips = _tips(series="engine", seed="seed", text="examples to solve", lr="learning rate", parameters="parameters")
+
+    def base(shown: list[Row]) -> Any:
+        return data.base(shown).encode(x=x, y=y, color=_colour(styles), opacity=_opacity(0.9))
+
+    solved, unsolved = ([row for row in rows if row["solved"] is found] for found in (True, False))
+    middles = [
+        {"series": label, "x": median(values)}
+        for label in styles
+        # An unsolved seed comes after all that are solved.
+        for values in [[row["x"] if row["solved"] else math.inf for row in rows if row["series"] == label]]
+        if len(values) > 1 and math.isfinite(median(values))
+    ]
+    layers = []
+    if middles:
+        layers.append(base(middles).mark_tick(thickness=2, size=18))
+    if solved:
+        marks = base(solved).mark_point(filled=True, size=60, yOffset=alt.ExprRef("datum.dodge"))
+        layers.append(marks.encode(shape=_shape(styles), tooltip=tips, **_edge(styles)))
+    if unsolved:
+        marks = base(unsolved).mark_point(
+            filled=False, size=60, shape="triangle-right", yOffset=alt.ExprRef("datum.dodge")
+        )
+        layers.append(marks.encode(tooltip=tips))
+    return Panel("examples to solve", layers, data)
+
+
+# --- (d) classes of errors ------------------------------------------------------------------------------
+
+ERRORS = {
+    "jump": "jump: to another occurrence of its n-gram",
+    "skip": "skip: left tokens out",
+    "stop": "stop: ended early",
+    "none": "none: no token",
+    "other": "other",
+}
+"""Classes of errors in the order of the bars."""
+
+
+def errors(summary: Summary) -> Chart | None:
+    """How strings went wrong: a panel for each task and learned engine, a bar for each length."""
+    failed = {(cell.task, cell.engine) for cell in summary.cells if learned.classes(cell)}
+    cells = [cell for cell in summary.cells if cell.errors and (cell.task, cell.engine) in failed]
+    if not cells:
+        return None
+    found = {name for cell in cells for name in learned.classes(cell)}
+    styles = plain_styles([ERRORS[name] for name in ERRORS if name in found] + sorted(found - set(ERRORS)))
+    several = len({cell.task for cell in cells}) > 1
+    panels = []
+    for task, of_task in groupby(cells, _task):
+        for engine, group in groupby(of_task, lambda cell: cell.engine):
+            panels.append(_errors_panel(f"{task}: {engine}" if several else engine, list(group), styles))
+    note = (
+        "Strings of a sample that fail in free generation, by their first wrong token, of all strings of the sample; "
+        "what is missing to 100% is right. The seeds of an engine are added up."
+    )
+    return Chart("errors", "How strings go wrong", learned.errors(cells), note, panels, styles, height=180)
+
+
+def _errors_panel(title: str, cells: list[Cell], styles: dict[str, Style]) -> Panel:
+    rows = []
+    for length in sorted({cell.length for cell in cells}):
+        here = [cell for cell in cells if cell.length == length]
+        checked = sum(_checked(cell) for cell in here)
+        below = 0
+        for label in styles:
+            count = sum(
+                count
+                for cell in here
+                for name, count in learned.classes(cell).items()
+                if ERRORS.get(name, name) == label
+            )
+            if count:
+                share = {"y": below / checked, "end": (below + count) / checked}
+                text = f"{count} of {checked} strings"
+                rows.append({"series": label, "engine": here[0].engine, "length": length, **share, "count": text})
+                below += count
+    data = Data()
+    tips = _tips(engine="engine", length="length", series="error", count="strings")
+    x = alt.X("length:O", title="length L", axis=alt.Axis(labelAngle=0, labelOverlap="greedy"))
+    bars = data.base(rows).encode(x=x, y=_share_axis("strings of the sample")("y"), y2="end:Q", color=_colour(styles))
+    return Panel(title, [bars.mark_bar(size=16).encode(opacity=_opacity(0.9), tooltip=tips)], data)
+
+
+def _checked(cell: Cell) -> int:
+    """Strings of the sample; at least those that failed."""
+    return max(int(cell.errors.get("checked", 0)), sum(learned.classes(cell).values()))
+
+
+# --- (e) how often an n-gram repeats --------------------------------------------------------------------
 
 
 def repeats(summary: Summary) -> Chart | Missing:
@@ -261,7 +543,7 @@ def _repeats_panel(title: str, repeats: list[Repeats], styles: dict[str, Style])
     return _panel(title, rows, formulas, x, y, styles, tips)
 
 
-# --- (d) bounded tables ---------------------------------------------------------------------------------
+# --- (f) bounded tables ---------------------------------------------------------------------------------
 
 
 def tables(summary: Summary) -> Chart | Missing:
@@ -371,17 +653,26 @@ def _panel(
     tips: list[alt.Tooltip],
     *,
     join: bool = True,
+    through: list[Row] | None = None,
 ) -> Panel:
-    """Dashed lines of theory, the points, their intervals; a line through them if ``join`` or theory has none."""
+    """Dashed lines of theory, the points, their intervals; a line through them if ``join`` or theory has none.
+
+    The line goes through the points, or ``through`` others where they are given.
+    """
     data = Data()
     base = data.base(rows).encode(x=x, color=_colour(styles), opacity=_opacity(0.9))
     aside = alt.ExprRef("datum.dodge") if any(row.get("dodge") for row in rows) else alt.Undefined
     layers = [
         base.mark_rule(strokeWidth=1.4, xOffset=aside).encode(y=y("low"), y2="high:Q"),
-        base.mark_point(filled=True, size=46, xOffset=aside).encode(y=y("y"), shape=_shape(styles), tooltip=tips),
+        base.mark_point(filled=True, size=46, xOffset=aside).encode(
+            y=y("y"), shape=_shape(styles), tooltip=tips, **_edge(styles)
+        ),
     ]
     if join or not lines:
-        layers.insert(0, base.mark_line(strokeWidth=1.6).encode(y=y("y"), detail="seed:N"))
+        joined = (
+            base if through is None else data.base(through).encode(x=x, color=_colour(styles), opacity=_opacity(0.9))
+        )
+        layers.insert(0, joined.mark_line(strokeWidth=1.6).encode(y=y("y"), detail="seed:N"))
     if lines:
         theirs = data.base(lines).encode(x=x, y=y("y"), color=_colour(styles), opacity=_opacity(0.9), detail="seed:N")
         layers.insert(0, theirs.mark_line(strokeDash=[5, 3], strokeWidth=1.2, interpolate="monotone"))
@@ -398,6 +689,16 @@ def _shape(styles: dict[str, Style]) -> alt.Shape:
     return alt.Shape(
         "series:N", title=None, scale=alt.Scale(domain=list(styles), range=[s.shape for s in styles.values()])
     )
+
+
+def _edge(styles: dict[str, Style]) -> dict[str, Any]:
+    """A dark edge around the points of the series that have one; nothing where none has."""
+    edged = [label for label, style in styles.items() if style.edge]
+    if not edged:
+        return {}
+    test = f"indexof({json.dumps(edged)}, datum.series) >= 0"
+    stroke = alt.when(test).then(alt.value(INK)).otherwise(alt.value("transparent"))
+    return {"stroke": stroke, "strokeWidth": alt.value(0.7)}
 
 
 def _opacity(full: float) -> Any:
@@ -429,7 +730,7 @@ def _with_interval(share: Proportion) -> str:
 
 def _cell_row(cell: Cell) -> Row:
     recalled = "unknown source" if cell.recalled is None else "{} (95%: {} to {})".format(*map(number, cell.recalled))
-    return {
+    row = {
         "series": cell.engine,
         "seed": cell.seed,
         "task": cell.task,
@@ -441,6 +742,15 @@ def _cell_row(cell: Cell) -> Row:
         "state": f"{number(cell.state_bits)} bits",
         "bound": "none" if cell.bound is None else f"{cell.bound:.3g}",
         "token_bound": "none" if cell.token_bound is None else f"{cell.token_bound:.3g}",
+    }
+    if not cell.learned:
+        return row
+    return row | {
+        "kept": f"{number(cell.kept.state_bits)} bits ({cell.kept.bits_per_value:g} a value)"
+        if cell.kept
+        else "unknown",
+        "verdict": cell.verdict.text if cell.verdict else "–",
+        "trained": trained_on(cell.trained) or "unknown",
     }
 
 
@@ -460,6 +770,13 @@ _CELL_TIPS = _tips(
     bound="bound for strings",
     token_bound="bound for tokens",
 )
+_LEARNED_TIPS = _tips(kept="smallest quantised state", trained="trained on", verdict="verdict")
+
+
+def _cell_tips(cells: Sequence[Cell]) -> list[alt.Tooltip]:
+    return [*_CELL_TIPS, *_LEARNED_TIPS] if any(cell.learned for cell in cells) else _CELL_TIPS
+
+
 _TABLE_TIPS = [*_tips(load="slots in use", collisions="collisions"), *_CELL_TIPS]
 
 

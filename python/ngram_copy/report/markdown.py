@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ngram_copy.report import learned
 from ngram_copy.report.charts import Chart, Missing
 from ngram_copy.report.summary import Cell, Repeats, Summary, number, percent
 from ngram_copy.report.verdict import Verdict
@@ -24,6 +25,21 @@ CELL_HEADINGS = (
     "case",
 )
 REPEAT_HEADINGS = ("text", "n", "window", "repeating", "share", "95%", "union bound", "exact", "data", "case")
+
+
+LEARNED_HEADINGS = (*CELL_HEADINGS[:6], "verdict", *CELL_HEADINGS[6:10], "quantised", *CELL_HEADINGS[10:])
+"""Of the cells where some engine is learned."""
+
+
+def cell_table(cells: Sequence[Cell]) -> tuple[tuple[str, ...], list[list[str]], set[int]]:
+    """Headings, rows, and the places of numbers; what only learned engines have is left out where there is none."""
+    rows = [cell_row(cell) for cell in cells]
+    if not any(cell.learned for cell in cells):
+        return CELL_HEADINGS, rows, set(range(2, 11))
+    for row, cell in zip(rows, cells, strict=True):
+        row.insert(10, number(cell.kept.state_bits) if cell.kept else "–")
+        row.insert(6, cell.verdict.text if cell.verdict else "–")
+    return LEARNED_HEADINGS, rows, set(range(2, 13)) - {6}
 
 
 def cell_row(cell: Cell) -> list[str]:
@@ -68,12 +84,14 @@ def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequen
             lines += [f"No chart: there are no {chart.reason}.", ""]
         else:
             lines += [chart.sentence, "", f"![{chart.title}](charts/{chart.key}.svg)", "", chart.note, ""]
+        lines += _learned(summary) if chart.key == learned.AFTER else []
     if summary.cells:
-        lines += ["## All cells", "", *_table(CELL_HEADINGS, [cell_row(cell) for cell in summary.cells])]
+        headings, rows, _ = cell_table(summary.cells)
+        lines += ["## All cells", "", *_table(headings, rows)]
     if summary.repeats:
         lines += ["## Repeats of n-grams", "", *_table(REPEAT_HEADINGS, [repeat_row(row) for row in summary.repeats])]
     if summary.failures:
-        rows = [[f.task, f.engine, f"{f.length}", f.message, f.case_id] for f in summary.failures]
+        rows = [[f.task, f.engine, f.place, f.message, f.case_id] for f in summary.failures]
         lines += ["## Cases that could not be run", "", *_table(("task", "engine", "L", "error", "case"), rows)]
     lines += [
         "## Engines",
@@ -87,6 +105,22 @@ def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequen
         *_table(("", ""), [*environment, ["time of all cases", f"{summary.seconds:.1f} s"]]),
     ]
     return "\n".join([*lines, "## To make it again", "", "```", command, "```", ""])
+
+
+def _learned(summary: Summary) -> list[str]:
+    """What each model came to, and the rules; nothing without models."""
+    outcomes = learned.outcomes(summary)
+    if not outcomes and not summary.trainings:
+        return []
+    lines = [f"## {learned.TITLE}", ""]
+    if outcomes:
+        rules = [f"- **{word}**: {text}" for word, text in learned.RULES.items()]
+        rows = [learned.outcome_row(row) for row in outcomes]
+        lines += [learned.sentence(summary), "", learned.EVIDENCE, "", learned.FIRST, "", *rules, "", learned.OPEN, ""]
+        lines += [learned.SEEDS, "", *_table(learned.OUTCOME_HEADINGS, rows)]
+    if summary.trainings:
+        lines += _table(learned.TRAINING_HEADINGS, [learned.training_row(row) for row in summary.trainings])
+    return lines
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:

@@ -12,9 +12,10 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from ngram_copy.report import learned
 from ngram_copy.report.charts import Chart, Missing, page_spec
-from ngram_copy.report.markdown import CELL_HEADINGS, REPEAT_HEADINGS, cell_row, repeat_row
-from ngram_copy.report.style import Style
+from ngram_copy.report.markdown import REPEAT_HEADINGS, cell_table, repeat_row
+from ngram_copy.report.style import INK, Style
 from ngram_copy.report.summary import Summary
 from ngram_copy.report.verdict import Verdict
 
@@ -43,15 +44,18 @@ def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequen
     command : str
         What makes these records again.
     """
-    sections = {chart.key: (chart.title, _chart(chart)) for chart in charts}
+    sections = {}
+    for chart in charts:
+        sections[chart.key] = (chart.title, _chart(chart))
+        if chart.key == learned.AFTER and (models := _learned(summary)):
+            sections["learned"] = (learned.TITLE, models)
     if summary.cells:
-        rows = [cell_row(cell) for cell in summary.cells]
-        sections["cells"] = ("All cells", _table(CELL_HEADINGS, rows, set(range(2, 11))))
+        sections["cells"] = ("All cells", _table(*cell_table(summary.cells)))
     if summary.repeats:
         rows = [repeat_row(row) for row in summary.repeats]
         sections["statistics"] = ("Repeats of n-grams", _table(REPEAT_HEADINGS, rows, set(range(1, 8))))
     if summary.failures:
-        rows = [[f.task, f.engine, f"{f.length}", f.message, f.case_id] for f in summary.failures]
+        rows = [[f.task, f.engine, f.place, f.message, f.case_id] for f in summary.failures]
         sections["failures"] = (
             "Cases that could not be run",
             _table(("task", "engine", "L", "error", "case"), rows, {2}),
@@ -84,6 +88,7 @@ def _lead(summary: Summary) -> str:
         else "",
         f"{sum(cell.strings.total for cell in summary.cells):,} strings" if summary.cells else "",
         f"{len(summary.repeats)} statistics of n-grams" if summary.repeats else "",
+        f"{len(summary.trainings)} trained models" if summary.trainings else "",
     ]
     suites = f"Suite {', '.join(summary.suites)}: " if summary.suites else ""
     return escape(suites + ", ".join(filter(None, counts)) + ".")
@@ -96,6 +101,25 @@ def _verdict(verdict: Verdict) -> str:
         f'<b><span aria-hidden="true">{mark}</span> {verdict.word}</b>'
         f"<p>{escape(verdict.claim)}</p><small>{escape(verdict.evidence)}</small></li>"
     )
+
+
+def _learned(summary: Summary) -> str:
+    """What each model came to, and the rules; nothing without models."""
+    outcomes = learned.outcomes(summary)
+    parts = []
+    if outcomes:
+        rules = "".join(f"<li><b>{escape(word)}</b>: {escape(text)}</li>" for word, text in learned.RULES.items())
+        rows = [learned.outcome_row(row) for row in outcomes]
+        parts = [
+            f'<p class="seen">{escape(learned.sentence(summary))}</p><p class="seen">{escape(learned.EVIDENCE)}</p>',
+            f'<div class="note"><p>{escape(learned.FIRST)}</p><ol>{rules}</ol><p>{escape(learned.OPEN)}</p>',
+            f"<p>{escape(learned.SEEDS)}</p></div>",
+            _table(learned.OUTCOME_HEADINGS, rows, learned.OUTCOME_NUMBERS),
+        ]
+    if summary.trainings:
+        rows = [learned.training_row(row) for row in summary.trainings]
+        parts.append(_table(learned.TRAINING_HEADINGS, rows, learned.TRAINING_NUMBERS))
+    return "".join(parts)
 
 
 def _chart(chart: Chart | Missing) -> str:
@@ -116,11 +140,12 @@ def _chart(chart: Chart | Missing) -> str:
 
 
 def _legend(label: str, style: Style) -> str:
-    symbol = f'<svg viewBox="-6 -6 12 12" fill="{style.colour}" aria-hidden="true">{_SYMBOLS[style.shape]}</svg>'
+    edge = f' stroke="{INK}"' if style.edge else ""
+    symbol = f'<svg viewBox="-6 -6 12 12" fill="{style.colour}"{edge} aria-hidden="true">{_SYMBOLS[style.shape]}</svg>'
     return f'<button type="button" aria-pressed="false" data-series="{escape(label)}">{symbol}{escape(label)}</button>'
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[int]) -> str:
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[int], *, wrapped: bool = False) -> str:
     def cells(row: Sequence[str], tag: str) -> str:
         shown = (
             f"<{tag}{' class=n' if place in numeric else ''}>{escape(text)}</{tag}>" for place, text in enumerate(row)
@@ -129,11 +154,13 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[
 
     body = "".join(cells(row, "td") for row in rows)
     head = cells(headings, "th")
-    return f'<div class="scroll" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+    kind = "scroll wrapped" if wrapped else "scroll"
+    return f'<div class="{kind}" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
 def _provenance(summary: Summary, command: str) -> str:
-    engines = _table(("engine", "with all its options"), list(summary.engines.items()), set())
+    long = any(len(options) > 120 for options in summary.engines.values())
+    engines = _table(("engine", "with all its options"), list(summary.engines.items()), set(), wrapped=long)
     environment: list[Any] = [[key, ", ".join(values)] for key, values in summary.environment.items()]
     environment.append(["time of all cases", f"{summary.seconds:.1f} s"])
     return (

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 
+from ngram_copy.report import learned
 from ngram_copy.report.summary import Cell, Repeats, number, percent
+from ngram_copy.score import KEEPS
 
 
 def bits(cells: Sequence[Cell]) -> str:
@@ -17,7 +19,7 @@ def bits(cells: Sequence[Cell]) -> str:
     cells : sequence of Cell
         Cells with ``recalled``.
     """
-    above = [cell for cell in cells if cell.recalled and cell.recalled[1] > cell.state_bits]
+    above = [cell for cell in cells if cell.above is not None]
     if above:
         worst = max(above, key=lambda cell: cell.share or 0.0)
         law = (
@@ -31,15 +33,23 @@ def bits(cells: Sequence[Cell]) -> str:
         if cell.share is not None:
             best[cell.family] = max(best.get(cell.family, cell.share), cell.share)
     shares = [f"{percent(share)} ({family})" for family, share in sorted(best.items(), key=lambda item: -item[1])]
+    states = f" (learned ones: of the smallest quantised state that keeps {KEEPS:.0%} of them)"
+    states = states if any(cell.kept for cell in cells) else ""
     return (
-        f"{law}; the best cell of each kind of engine recalls {_and(shares)} of its bits of state."
+        f"{law}; the best cell of each kind of engine recalls {_and(shares)} of its bits of state{states}."
         if shares
         else f"{law}."
     )
 
 
 def strings(cells: Sequence[Cell]) -> str:
-    """On the task with most cells: the longest length at which each kind of engine copies half of the strings."""
+    """On the task with most cells: the longest length at which each kind of engine copies half of the strings.
+
+    Of learned engines: how far each copies nearly all of them.
+    """
+    symbolic = [cell for cell in cells if not cell.learned]
+    if len(symbolic) < len(cells):
+        return " ".join([*([strings(symbolic)] if symbolic else []), learned.strings(cells)])
     counts = {task: sum(cell.task == task for cell in cells) for task in dict.fromkeys(cell.task for cell in cells)}
     task = max(counts, key=lambda name: counts[name])
     here = [cell for cell in cells if cell.task == task]
@@ -111,7 +121,8 @@ def tables(cells: Sequence[Cell]) -> str:
 
 def _where(cell: Cell) -> str:
     recalled = cell.recalled[0] if cell.recalled else 0.0
-    return f"{cell.engine} on {cell.task} at L = {cell.length} ({number(recalled)} of {number(cell.state_bits)} bits)"
+    size = cell.state_bits if cell.above is None else cell.above
+    return f"{cell.engine} on {cell.task} at L = {cell.length} ({number(recalled)} of {number(size)} bits)"
 
 
 def _and(parts: Sequence[str]) -> str:

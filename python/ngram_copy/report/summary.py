@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from ngram_copy import score
 from ngram_copy.results import SCHEMA
+from ngram_copy.score import RowVerdict
 
 Options = Mapping[str, Any]
 
@@ -46,6 +50,28 @@ class Proportion:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """A learned engine's answers from a state that was rounded once, at the cut.
+
+    Attributes
+    ----------
+    bits_per_value : float
+        Of the codec.
+    state_bits : float
+        What such a state can hold.
+    strings : Proportion
+        Whole answers.
+    recalled : tuple of float, or None
+        As of a cell.
+    """
+
+    bits_per_value: float
+    state_bits: float
+    strings: Proportion
+    recalled: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
 class Cell:
     """One accuracy record: a task × engine × length × seed.
 
@@ -54,7 +80,7 @@ class Cell:
     task, engine : str
         Labels; what distinguishes each from the others of its run.
     family : str
-        Name of the engine, shared by its configurations.
+        Name of the engine, shared by its configurations; of a learned one its mixer.
     strings, tokens : Proportion
         Whole answers, and teacher-forced tokens.
     recalled : tuple of float, or None
@@ -67,6 +93,18 @@ class Cell:
         Upper bounds of P(whole string correct) and of the share of tokens right.
     diagnostics : mapping
         Counts over all strings, as the engine gave them.
+    learned : bool
+        Whether the engine is a model.
+    trained : tuple of int, or None
+        Shortest and longest string of its training.
+    quantised : tuple of Quantised
+        From the smallest state to the largest.
+    kept : Quantised or None
+        The smallest that keeps 99% of the bits recalled.
+    verdict : RowVerdict or None
+        Why a learned engine's strings fail.
+    errors : mapping
+        Classes of errors in a sample of ``checked`` strings.
     """
 
     case_id: str
@@ -87,11 +125,28 @@ class Cell:
     token_bound: float | None
     diagnostics: Mapping[str, Any]
     data_hash: str
+    learned: bool = False
+    trained: tuple[int, int] | None = None
+    quantised: tuple[Quantised, ...] = ()
+    kept: Quantised | None = None
+    verdict: RowVerdict | None = None
+    errors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> float:
+        """Bits of the state, or of the smallest that stands for it."""
+        return self.kept.state_bits if self.kept else self.state_bits
 
     @property
     def share(self) -> float | None:
-        """Bits recalled in units of the bits of state; None where either is unknown or zero."""
-        return self.recalled[0] / self.state_bits if self.recalled and self.state_bits else None
+        """Bits recalled in units of ``size``; None where either is unknown or zero."""
+        return self.recalled[0] / self.size if self.recalled and self.size else None
+
+    @property
+    def above(self) -> float | None:
+        """Bits of the state, quantised or not, than which it recalls more beyond its interval; None: of none."""
+        states = [(self.state_bits, self.recalled), *((row.state_bits, row.recalled) for row in self.quantised)]
+        return min((size for size, recalled in states if recalled and recalled[1] > size), default=None)
 
 
 @dataclass(frozen=True)
@@ -119,6 +174,53 @@ class Repeats:
 
 
 @dataclass(frozen=True)
+class Training:
+    """One training record: an engine × seed.
+
+    Attributes
+    ----------
+    lr : float
+        The learning rate that was chosen, on a validation stream.
+    tried : tuple of float
+        All of the grid.
+    seconds : float
+        Wall clock, of all learning rates.
+    examples_to_solve : int or None
+        Examples until two evaluations in a row were at 95% or more; None: unsolved.
+    losses : tuple of (int, float)
+        Examples seen, and the loss there.
+    evaluations : tuple of (int, int, int)
+        Examples seen; whole strings of the trained lengths that were right, and all of them.
+    trained : tuple of int
+        Shortest and longest string.
+    """
+
+    case_id: str
+    suite: str
+    engine: str
+    family: str
+    seed: int
+    lr: float
+    tried: tuple[float, ...]
+    steps: int
+    examples: int
+    seconds: float
+    examples_to_solve: int | None
+    losses: tuple[tuple[float, float], ...]
+    evaluations: tuple[tuple[int, int, int], ...]
+    parameters: int
+    trained: tuple[int, int]
+    engine_options: Options
+    data_hash: str
+    learned: bool = True
+
+    @property
+    def to_solve(self) -> str:
+        """``examples_to_solve``; where it was not solved, more than were seen."""
+        return f"> {self.examples:,}" if self.examples_to_solve is None else f"{self.examples_to_solve:,}"
+
+
+@dataclass(frozen=True)
 class Failure:
     """One error record: a case that could not be run."""
 
@@ -127,6 +229,11 @@ class Failure:
     engine: str
     length: int | None
     message: str
+
+    @property
+    def place(self) -> str:
+        """Its length; a training has none."""
+        return "–" if self.length is None else f"{self.length}"
 
 
 @dataclass(frozen=True)
@@ -143,6 +250,7 @@ class Summary:
 
     cells: list[Cell]
     repeats: list[Repeats]
+    trainings: list[Training]
     failures: list[Failure]
     engines: dict[str, str]
     environment: dict[str, list[str]]
@@ -164,7 +272,7 @@ def _labels(configurations: Iterable[Options]) -> dict[str, str]:
     """A short label for each configuration (by its full text): its name and what distinguishes it."""
     groups: dict[str, dict[str, Options]] = defaultdict(dict)
     for options in configurations:
-        groups[str(options["name"])][full_label(options)] = options
+        groups[family(options)][full_label(options)] = flat(options)
     labels = {}
     for name, group in groups.items():
         values: dict[str, set[str]] = defaultdict(set)
@@ -173,7 +281,7 @@ def _labels(configurations: Iterable[Options]) -> dict[str, str]:
                 values[key].add(str(options.get(key)))
         for full, options in group.items():
             parts = [
-                option(key, value)
+                option(key.rsplit(".", 1)[-1], value)
                 for key, value in sorted(options.items(), key=lambda item: (item[0] not in _SHORT, item[0]))
                 if key != "name" and value is not None and (key in _ALWAYS or len(values[key]) > 1)
             ]
@@ -200,18 +308,49 @@ def option(key: str, value: Any) -> str:
         return value.rstrip("/").rsplit("/", 1)[-1]
     if isinstance(value, bool):
         return key if value else f"no_{key}"
+    if isinstance(value, (list, tuple)):
+        value = f"{value[0]}…{value[-1]}" if len(value) > 3 else ",".join(map(str, value))
     return f"{_SHORT.get(key, key)}={value}"
 
 
 def full_label(options: Options) -> str:
     """A task or engine with all its options, as Python would write the call."""
-    return f"{options['name']}({', '.join(f'{k}={v!r}' for k, v in sorted(options.items()) if k != 'name')})"
+    return f"{options['name']}({_arguments(options)})"
+
+
+def _arguments(options: Options) -> str:
+    return ", ".join(_argument(key, value) for key, value in sorted(options.items()) if key != "name")
+
+
+def _argument(key: str, value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return f"{key}={value!r}"
+    return f"{key}={full_label(value)}" if "name" in value else f"{key}({_arguments(value)})"
+
+
+def flat(options: Options, above: str = "") -> dict[str, Any]:
+    """Options whose tables are opened: ``{"model": {"mixer": "gru"}}`` is ``{"model.mixer": "gru"}``."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
+def family(options: Options) -> str:
+    """The kind of an engine: its name; of a model its mixer, or the pattern of its mixers."""
+    model = options.get("model")
+    if not isinstance(model, Mapping):
+        return str(options["name"])
+    layers = [str(layer["mixer"]) for layer in model.get("layers") or [] if "mixer" in layer]
+    return str("+".join(dict.fromkeys(layers)) or model.get("pattern") or model.get("mixer") or options["name"])
 
 
 def natural(options: Options) -> tuple[Any, ...]:
-    """Sort key: the name, then options with numbers by their value."""
-    rest = [(k, 0, v, "") if isinstance(v, (int, float)) else (k, 1, 0, str(v)) for k, v in sorted(options.items())]
-    return (str(options["name"]), rest)
+    """Sort key: models last, the name, the kind, then options with numbers by their value."""
+    rest = [
+        (k, 0, v, "") if isinstance(v, (int, float)) else (k, 1, 0, str(v)) for k, v in sorted(flat(options).items())
+    ]
+    return (score.is_learned(options), str(options["name"]), family(options), rest)
 
 
 def _proportion(counts: Mapping[str, Any], successes: str = "correct", bounds: Mapping[str, Any] | None = None) -> Any:
@@ -222,7 +361,7 @@ def _proportion(counts: Mapping[str, Any], successes: str = "correct", bounds: M
 def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
     """Read records into rows.
 
-    Kinds that the report does not show (training, timing) are left out.
+    Kinds that the report does not show (timing) are left out.
 
     Parameters
     ----------
@@ -239,10 +378,12 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
     for number, record in enumerate(records, 1):
         if record.get("schema") != SCHEMA:
             raise ValueError(f"record {number} is of schema {record.get('schema')!r}; this report reads {SCHEMA!r}")
+    verdicts = _verdicts(records)
     cases = [record["case"] for record in records]
     tasks = _labels(case["task"] for case in cases if case.get("task"))
     engines = _aliases(cases) or _labels(case["engine"] for case in cases if case.get("engine"))
     cells: list[tuple[Any, Cell]] = []
+    trainings: list[tuple[Any, Training]] = []
     repeats: list[tuple[Any, Repeats]] = []
     failures = []
     for number, record in enumerate(records, 1):
@@ -252,7 +393,9 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
             engine = engines[full_label(case["engine"])] if case.get("engine") else ""
             if record["kind"] == "accuracy":
                 order = (natural(case["task"]), natural(case["engine"]), case["length"], case["seed"])
-                cells.append((order, _cell(record, task, engine)))
+                cells.append((order, _cell(record, task, engine, verdicts.get(record["case_id"]))))
+            elif record["kind"] == "training":
+                trainings.append(((natural(case["engine"]), case["seed"]), _training(record, engine)))
             elif record["kind"] == "statistic":
                 order = (natural(case["task"]), case["n"], case["length"], case["seed"])
                 repeats.append((order, _repeats(record, task)))
@@ -265,6 +408,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
     return Summary(
         cells=[cell for _, cell in sorted(cells, key=lambda pair: pair[0])],
         repeats=[row for _, row in sorted(repeats, key=lambda pair: pair[0])],
+        trainings=[row for _, row in sorted(trainings, key=lambda pair: pair[0])],
         failures=failures,
         engines={engines[full]: full for full in _in_order(cases)},
         environment=_environment(records),
@@ -273,27 +417,83 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
     )
 
 
-def _cell(record: Mapping[str, Any], task: str, engine: str) -> Cell:
+def _verdicts(records: Sequence[Mapping[str, Any]]) -> dict[str, RowVerdict]:
+    """Of learned engines; a record that lacks a field is told of where its row is made."""
+    try:
+        return score.row_verdicts(records)
+    except KeyError:
+        return {}
+
+
+def _recalled(bits: Mapping[str, Any] | None) -> tuple[float, float, float] | None:
+    return None if bits is None else (float(bits["mean"]), float(bits["low"]), float(bits["high"]))
+
+
+def _quantised(row: Mapping[str, Any]) -> Quantised:
+    return Quantised(
+        bits_per_value=float(row["bits_per_value"]),
+        state_bits=float(row["state_bits"]),
+        strings=_proportion(row["strings"]),
+        recalled=_recalled(row["bits_recalled"]),
+    )
+
+
+def _cell(record: Mapping[str, Any], task: str, engine: str, verdict: RowVerdict | None) -> Cell:
     case, result = record["case"], record["result"]
-    bits = result["bits_recalled"]
+    quantised = sorted(map(_quantised, result.get("quantised") or []), key=lambda row: row.state_bits)
+    kept = score.smallest_state(result)
     return Cell(
         case_id=record["case_id"],
         suite=str(case["suite"]),
         task=task,
         engine=engine,
-        family=case["engine"]["name"],
+        family=family(case["engine"]),
         task_options=case["task"],
         engine_options=case["engine"],
         length=int(case["length"]),
         seed=int(case["seed"]),
         strings=_proportion(result["strings"]),
         tokens=_proportion(result["tokens"]),
-        recalled=None if bits is None else (float(bits["mean"]), float(bits["low"]), float(bits["high"])),
+        recalled=_recalled(result["bits_recalled"]),
         state_bits=float(result["state_bits"]),
         h_min=result["h_min"],
         bound=result["string_bound"],
         token_bound=result.get("token_bound"),
         diagnostics=result.get("diagnostics", {}),
+        data_hash=result["data_hash"],
+        learned=score.is_learned(case["engine"]),
+        trained=score.trained_lengths(case["engine"]),
+        quantised=tuple(quantised),
+        kept=None if kept is None else _quantised(kept),
+        verdict=verdict,
+        errors=result.get("errors") or {},
+    )
+
+
+def _training(record: Mapping[str, Any], engine: str) -> Training:
+    case, result = record["case"], record["result"]
+    evaluations = sorted((int(step), int(seen), int(k), int(n)) for step, seen, k, n in result["evaluations"])
+    # Losses are by step; the examples seen at a step are known where there was an evaluation, and at both ends.
+    known = {0: 0, **{step: seen for step, seen, _, _ in evaluations}, int(result["steps"]): int(result["examples"])}
+    steps, seen = zip(*sorted(known.items()), strict=True)
+    losses = [(float(np.interp(step, steps, seen)), float(loss)) for step, loss in result["losses"]]
+    return Training(
+        case_id=record["case_id"],
+        suite=str(case["suite"]),
+        engine=engine,
+        family=family(case["engine"]),
+        seed=int(case["seed"]),
+        lr=float(result["lr"]),
+        tried=tuple(sorted({float(row["lr"]) for row in result["grid"]})),
+        steps=int(result["steps"]),
+        examples=int(result["examples"]),
+        seconds=float(record.get("environment", {}).get("seconds", 0.0)),
+        examples_to_solve=result["examples_to_solve"],
+        losses=tuple(losses),
+        evaluations=tuple((seen, k, n) for _, seen, k, n in evaluations),
+        parameters=int(result["parameters"]),
+        trained=(int(result["train_lengths"][0]), int(result["train_lengths"][-1])),
+        engine_options=case["engine"],
         data_hash=result["data_hash"],
     )
 

@@ -11,8 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ngram_copy.report.summary import Cell, Summary, number, percent, summarise
+from ngram_copy.report import learned
+from ngram_copy.report.summary import Cell, Summary, Training, number, percent, summarise
 from ngram_copy.report.verdict import Verdict, judge
+from ngram_copy.score import COPIES
 
 _MARKS = {"holds": ("✓", "green"), "FAILS": ("✗", "bold red"), "not tested": ("·", "dim")}
 
@@ -42,6 +44,7 @@ def table(records: Sequence[Mapping[str, Any]], *, verdicts: Mapping[str, Any] |
     if summary.cells:
         title = "Whole strings copied, in % of all of a length; bits at the longest length, and the most recalled"
         parts += [_title(title), _cells(summary.cells)]
+    parts += _learned(summary)
     if summary.repeats:
         parts += [_title("Windows in which some n-gram repeats, in %"), _repeats(summary)]
     parts += [_failures(summary)] if summary.failures else []
@@ -81,9 +84,56 @@ def _cells(cells: Sequence[Cell]) -> Table:
 
 
 def _share(cells: Sequence[Cell], length: int) -> str:
-    """Whole strings of a length over all seeds, in %."""
+    """Whole strings of a length over all seeds, in %; of a learned engine the least and the most of its seeds."""
     strings = [cell.strings for cell in cells if cell.length == length]
+    if any(cell.learned for cell in cells):
+        return "–".join(dict.fromkeys(_percent(pick(s.value for s in strings)) for pick in (min, max)))
     return _percent(sum(s.correct for s in strings) / sum(s.total for s in strings))
+
+
+def _learned(summary: Summary) -> list[RenderableType]:
+    """A row for each model and task, with its verdicts; nothing without models."""
+    outcomes = learned.outcomes(summary)
+    if not outcomes:
+        return []
+    found = _table()
+    found.add_column("model / seed", overflow="fold")
+    found.add_column("trained on", no_wrap=True)
+    for name in (f"≥{COPIES:.0%} to L", "solved", "bits"):
+        found.add_column(name, justify="right", no_wrap=True)
+    found.add_column("verdict by length", overflow="fold", ratio=1)
+    for task, of_task in groupby(outcomes, lambda row: row.cells[0].task):
+        found.add_section()
+        found.add_row(Text(task, style="bold"))
+        for row in of_task:
+            cell, best = row.cells[0], row.best
+            ends = [best.recalled[1]] if best and best.recalled else []
+            ends += [best.kept.state_bits] if best and best.kept else []
+            found.add_row(
+                f"  {cell.engine} / {cell.seed}",
+                learned.trained_on(cell.trained) or "–",
+                "none" if row.longest is None else f"{row.longest}",
+                _solved(row.training) if row.training else "–",
+                "–".join(map(_compact, ends)) or "–",
+                row.verdicts,
+            )
+    title = "Learned models; bits: most recalled (lower limit) to the quantised state that keeps them"
+    return [_title(title), found, Text(f"{learned.sentence(summary)} {learned.EVIDENCE}\n")]
+
+
+def _solved(training: Training) -> str:
+    """Examples to solve."""
+    if training.examples_to_solve is None:
+        return f">{_compact(training.examples)}"
+    return _compact(training.examples_to_solve)
+
+
+def _compact(value: float) -> str:
+    """Three digits and a unit."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
 
 
 def _percent(value: float) -> str:
@@ -105,7 +155,7 @@ def _repeats(summary: Summary) -> Table:
 
 
 def _failures(summary: Summary) -> Text:
-    lines = [f"✗ {f.task} {f.engine} L={f.length}: {f.message}" for f in summary.failures]
+    lines = [f"✗ {f.task} {f.engine} L={f.place}: {f.message}" for f in summary.failures]
     return Text("\n".join([f"{len(lines)} cases could not be run:", *lines]))
 
 

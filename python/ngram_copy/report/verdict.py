@@ -36,7 +36,7 @@ def judge(verdicts: Mapping[str, Any] | None) -> list[Verdict]:
     Parameters
     ----------
     verdicts : mapping or None
-        ``above_bound`` {cells, p_value, per_engine}, ``bits_above_state`` {cells, p_value},
+        ``above_bound`` {cells, p_value, per_engine}, ``bits_above_state`` {cells, quantised, p_value},
         ``prefix_fits`` {cells, min_p, rows} and ``copier_rule`` {strings, disagreements}; None: nothing was tested.
     """
     verdicts = verdicts or {}
@@ -67,7 +67,9 @@ def _bits(found: Mapping[str, Any]) -> Verdict:
     if not found.get("cells") or found.get("p_value") is None:
         return Verdict(claim, None, "no cell has a known source")
     p = float(found["p_value"])
-    text = f"{_cells(found)} with a known source, an exact test of each, corrected for their number: p = {p:.3g}"
+    states = int(found.get("quantised") or 0)
+    also = f" and {states:,} quantised state{'' if states == 1 else 's'} of learned models" if states else ""
+    text = f"{_cells(found)} with a known source{also}, an exact test of each, corrected for their number: p = {p:.3g}"
     return Verdict(claim, p > THRESHOLD, text)
 
 
