@@ -216,12 +216,14 @@ class Attention(Mixer):
         windows = self.windows[heads]
         place = torch.arange(n_keys, device=like.device)
         back = place[n_keys - seq_len :, None] - place  # (seq_len, n_keys): how far back each key lies
-        # A window of 0 sees all that is behind.
-        wide = torch.tensor([window or n_keys for window in windows], device=like.device)[:, None, None]
-        mask = (back >= 0) & (back < wide)
+        seen = back >= 0
+        # Windows and slopes go in as numbers: a tensor of them would be copied to the device in each call.
+        near = {window: seen & (back < window) if window else seen for window in set(windows)}
+        mask = torch.stack([near[window] for window in windows]) if len(near) > 1 else near[windows[0]][None]
         if self.slopes is not None:
-            slopes = torch.tensor(self.slopes[heads], dtype=like.dtype, device=like.device)[:, None, None]
-            mask = torch.where(mask, -slopes * back, float("-inf"))
+            far = back.to(torch.promote_types(like.dtype, torch.float32))
+            bias = torch.stack([far * -slope for slope in self.slopes[heads]]).to(like.dtype)
+            mask = torch.where(mask, bias, float("-inf"))
         return mask
 
     def _sharpness(self, seq_len: int, position: int, q: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ngram_copy.models.base import LayerState, Mixer, linear
@@ -51,7 +52,8 @@ class _Recurrent(Mixer):
         if not x.shape[1]:
             return x, state
         before = [state[name][None].contiguous() for name in self._parts]
-        y, after = self.rnn(x, tuple(before) if len(before) > 1 else before[0])
+        with torch.autocast("cpu", enabled=False):  # it has no LSTM where a CPU has no bfloat16 instructions
+            y, after = self.rnn(x.to(before[0].dtype), tuple(before) if len(before) > 1 else before[0])
         parts = after if isinstance(after, tuple) else (after,)
         return self.out(y), {name: part[0] for name, part in zip(self._parts, parts, strict=True)}
 
