@@ -1,7 +1,8 @@
-"""A small training, as a program that can be killed: ``python train_killed.py FOLDER`` prints each step, then JSON."""
+"""A small training that can be killed: ``python train_killed.py FOLDER [STEPS]`` prints its steps, then JSON."""
 
 import json
 import sys
+from dataclasses import replace
 
 from ngram_copy.models import LayerConfig, ModelConfig
 from ngram_copy.tasks.copy import Copy
@@ -15,12 +16,14 @@ TRAINING = Training(
 )
 
 
-def run(folder, **options):
-    return train(CONFIG, TRAINING, TASK, seed=5, folder=folder, device="cpu", **options)
+def run(folder, training=TRAINING, **options):
+    return train(CONFIG, training, TASK, seed=5, folder=folder, device="cpu", **options)
 
 
 def main():
-    result = run(sys.argv[1], checkpoint_seconds=0, on_progress=lambda progress: print(progress.step, flush=True))
+    folder, steps = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else TRAINING.steps
+    training = replace(TRAINING, steps=steps)
+    result = run(folder, training, checkpoint_seconds=0, on_progress=lambda now: print(now.step, flush=True))
     print(json.dumps(result.to_json()))
 
 

@@ -133,12 +133,12 @@ class Run:
         with self._log() as log:
             while self._seen.step < training.steps and not (training.stop_when_solved and self._solved()):
                 loss = self._step()
-                if loss is not None:
-                    log("loss", loss)
-                    self._meter.report(self._seen, loss, self._lr)
                 if self._evaluation_is_due():
                     self._evaluate()
                     log("exact match", self._seen.evaluations[-1][2] / self._seen.evaluations[-1][3])
+                if loss is not None:
+                    log("loss", loss)
+                    self._meter.report(self._seen, loss, self._lr)
                 if self._interrupt.asked or time.monotonic() - saved >= self._checkpoint_seconds:
                     self._save({"seen": asdict(self._seen)}, running=True)
                     saved = time.monotonic()
