@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from ngram_copy.cli import compare, explore, rank, run, stats
+from ngram_copy.cli import compare, explore, probe, rank, run, stats
 from ngram_copy.cli.console import UserError, complain, version
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ for command, name in (
     (run.report, "report"),
     (compare.compare, "compare"),
     (rank.rank, "rank"),
+    (probe.probe, "probe"),
     (explore.list_all, "list"),
     (explore.show_example, "show-example"),
     (explore.theory, "theory"),

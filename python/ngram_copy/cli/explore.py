@@ -101,7 +101,7 @@ def show_example(
     if split not in SPLITS:
         raise UserError(f"--split {split}: there are {', '.join(SPLITS)}")
     with user_errors(SuiteError):
-        made = make_task(task, _options(option or []), "show-example")
+        made = make_task(task, key_values(option or []), "show-example")
     with user_errors(ValueError, MemoryError):
         batch = made.batch(length, seed=seed, split=split, start=index, count=1)
     if as_json:
@@ -125,15 +125,15 @@ def show_example(
         screen.print(f"\nlog2 p  {batch.log2_p[0].sum():.2f}   H_min  {bits}")
 
 
-def _options(pairs: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` pairs; values as in TOML, or text where they are none."""
+def key_values(pairs: Sequence[str], flag: str = "--option") -> dict[str, Any]:
+    """``key=value`` pairs given after a flag; values as in TOML, or text where they are none."""
     import tomllib
 
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise UserError(f"--option {pair}: write KEY=VALUE, such as vocab_size=26")
+            raise UserError(f"{flag} {pair}: write KEY=VALUE, such as vocab_size=26")
         try:
             options[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
