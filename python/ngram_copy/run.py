@@ -287,7 +287,14 @@ def _train(
         done = now.step
 
     trained = train(
-        engine.shape, case.training(), case.task, seed=case.seed, folder=folder, on_progress=advance, device=device
+        engine.shape,
+        case.training(),
+        case.task,
+        seed=case.seed,
+        folder=folder,
+        validation=case.validation,
+        on_progress=advance,
+        device=device,
     )
     if done == 0:  # it was finished before
         on_progress(case, 1.0, "")

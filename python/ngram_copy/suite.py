@@ -113,6 +113,8 @@ class Case:
         All options of the engine, defaults included.
     n : int or None
         The n-gram length of a statistic.
+    validation : Task or None
+        Of a training: what it is judged by while it lasts.
     trained_by : Case or None
         The training that must come before: an engine that learns is made from what that leaves.
     """
@@ -129,6 +131,7 @@ class Case:
     engine_name: str | None = None
     engine_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     n: int | None = None
+    validation: Task | None = None
     trained_by: Case | None = None
 
     @property
@@ -147,7 +150,8 @@ class Case:
         """The options of a training."""
         from ngram_copy.train import Training
 
-        options = {name: value for name, value in self.engine_options["training"].items() if name != "task"}
+        tasks = {"task", "validation"}
+        options = {name: value for name, value in self.engine_options["training"].items() if name not in tasks}
         return Training(**options)
 
     def check(self) -> None:
@@ -194,7 +198,7 @@ class Suite:
     _file: _File
     _tasks: dict[str, Task]
     _engines: dict[str, tuple[str, dict[str, Any]]]
-    _learned_from: dict[str, Task]
+    _learned_from: dict[str, tuple[Task, Task]]
     _added: frozenset[str] = frozenset()
 
     def with_models(self, models: Sequence[str], *, pretrained: bool = False) -> Suite:
@@ -331,7 +335,7 @@ class Suite:
     def _training(self, engine: str, seed: int) -> Case:
         """What trains an engine; its length and examples are those of the strings that it learns from."""
         engine_name, options = self._engines[engine]
-        task = self._learned_from[engine]
+        task, validation = self._learned_from[engine]
         training = options["training"]
         provenance = task.provenance()
         determines = {"engine": {"name": engine_name, **options}, "seed": seed}
@@ -350,6 +354,7 @@ class Suite:
             examples=1,
             engine_name=engine_name,
             engine_options=options,
+            validation=validation,
         )
 
     def _statistic(self, task: str, n: int, length: int, seed: int, examples: int) -> Case:
@@ -483,7 +488,7 @@ def parse(text: str, source: str = "suite.toml") -> Suite:
         raise SuiteError(f"{source}: {_first_problem(error, _File)}") from error
     tasks = {alias: _make_task(alias, table, source) for alias, table in file.tasks.items()}
     engines: dict[str, tuple[str, dict[str, Any]]] = {}
-    learned_from: dict[str, Task] = {}
+    learned_from: dict[str, tuple[Task, Task]] = {}
     for alias, table in file.engines.items():
         where = f"{source}: [engines.{alias}]"
         name, options = _pop_name(table, "engine", ENGINES, where)
@@ -567,8 +572,8 @@ def make_task(name: str, options: Mapping[str, Any], where: str) -> Task:
 
 def _learned(
     options: dict[str, Any], file: _File, tasks: Mapping[str, Task], where: str, source: str
-) -> tuple[dict[str, Any], Task]:
-    """The options of an engine that learns, the tables that it names put in their places; and the task it learns."""
+) -> tuple[dict[str, Any], tuple[Task, Task]]:
+    """The options of an engine that learns, its tables in their places; what it learns from, and is judged by."""
     for key, known in (("model", file.models), ("training", file.training)):
         if key not in options:
             raise SuiteError(f"{where}: the option {key} is missing")
@@ -578,7 +583,10 @@ def _learned(
     alias = table.pop("task", None)
     if alias is None:
         raise SuiteError(f"{here}: the key task is missing: the alias of the task to learn")
-    _require_known([alias], tasks, here, "task alias")
+    validation = table.pop("validation", alias)
+    _require_known([alias, validation], tasks, here, "task alias")
+    if tasks[alias].vocab != tasks[validation].vocab:
+        raise SuiteError(f"{here}: {alias} and {validation} have different tokens")
     try:
         from ngram_copy.train import Training
     except ModuleNotFoundError as error:
@@ -589,8 +597,9 @@ def _learned(
         expanded(file.models[options["model"]], tasks[alias])
     except (TypeError, ValueError) as error:
         raise SuiteError(f"{here}, [models.{options['model']}]: {_one_line(error)}") from error
-    training = {"task": _described(tasks[alias]), **json.loads(json.dumps(checked))}
-    return {"model": file.models[options["model"]], "training": training}, tasks[alias]
+    judged = {"task": _described(tasks[alias]), "validation": _described(tasks[validation])}
+    training = {**judged, **json.loads(json.dumps(checked))}
+    return {"model": file.models[options["model"]], "training": training}, (tasks[alias], tasks[validation])
 
 
 def expanded(model: Mapping[str, Any], task: Task) -> dict[str, Any]:
