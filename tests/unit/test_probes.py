@@ -202,6 +202,20 @@ def test_what_cannot_be_probed(task, length, max_n, message):
         probes.teleports(ENGINES["ngram"](task.vocab), task, length, max_n=max_n)
 
 
+@pytest.mark.parametrize(
+    ("length", "n", "design", "message"),
+    [
+        (11, 4, "once", r"at least 12 to force 4-grams \(once\), not 11"),
+        (15, 2, "ahead", r"at least 16 to force 2-grams \(ahead\), not 15"),
+        (30, 0, "once", "n must be at least 1, and design one of once, ahead, behind; not 0 and 'once'"),
+        (30, 2, "beside", "not 2 and 'beside'"),
+    ],
+)
+def test_what_cannot_be_forced(length, n, design, message):
+    with pytest.raises(ValueError, match=message):
+        teleport.force(LETTERS, length, n, design)
+
+
 # --- Planted repeats ------------------------------------------------------------------------------------
 
 

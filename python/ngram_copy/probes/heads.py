@@ -143,11 +143,13 @@ def attention_weights(model: LanguageModel, tokens: Tensor) -> Iterator[tuple[in
     try:
         with torch.inference_mode():
             model(tokens)
-            for layer, mixer in layers.items():
-                yield layer, mixer.weights(*seen[layer])
     finally:
         for hook in hooks:
             hook.remove()
+    for layer, mixer in layers.items():
+        with torch.inference_mode():
+            weights = mixer.weights(*seen[layer])
+        yield layer, weights
 
 
 def head_scores(model: LanguageModel, task: Task, length: int, *, strings: int = 200, seed: int = 0) -> list[HeadScore]:

@@ -249,9 +249,15 @@ def force(
     Raises
     ------
     ValueError
-        As ``teleports``.
+        As ``teleports``; or if there is no such design.
     """
     size = task.vocab.size
+    if n < 1 or design not in DESIGNS:
+        raise ValueError(f"n must be at least 1, and design one of {', '.join(DESIGNS)}; not {n} and {design!r}")
+    if length < least_length(n, design):
+        raise ValueError(
+            f"length must be at least {least_length(n, design)} to force {n}-grams ({design}), not {length}"
+        )
     if size < LEAST_VOCABULARY:
         raise ValueError(f"the probe needs at least {LEAST_VOCABULARY} data tokens; {task.name} has {size}")
     strings = copied_strings(task, task.batch(length, seed=seed, split="test", start=start, count=count))
