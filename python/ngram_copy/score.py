@@ -275,9 +275,13 @@ class RowVerdict:
         return f"{self.word}?" if self.open else self.word
 
 
+MODELS = ("trained", "module", "huggingface")
+"""Names of the engines that are models."""
+
+
 def is_learned(engine: Mapping[str, Any]) -> bool:
-    """Whether a record's ``case.engine`` is a model: it has the option ``model``."""
-    return engine.get("model") is not None
+    """Whether a record's ``case.engine`` is a model."""
+    return engine["name"] in MODELS
 
 
 def trained_lengths(engine: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -295,7 +299,8 @@ def smallest_state(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     Parameters
     ----------
     result : mapping
-        Of an accuracy record: ``bits_recalled`` and ``quantised``.
+        Of an accuracy record: ``bits_recalled`` and ``quantised``. Where rounded states answered fewer strings, the
+        finest of them stands for the state as it is, so that all are compared on the same strings.
 
     Returns
     -------
@@ -306,7 +311,9 @@ def smallest_state(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if recalled is None or recalled <= 0:
         return None
     rows = [row for row in result.get("quantised") or [] if row.get("bits_recalled")]
-    kept = [row for row in rows if row["bits_recalled"]["mean"] >= KEEPS * recalled]
+    if any(row["bits_recalled"]["total"] != result["bits_recalled"]["total"] for row in rows):
+        recalled = max(rows, key=lambda row: float(row["state_bits"]))["bits_recalled"]["mean"]
+    kept = [row for row in rows if row["bits_recalled"]["mean"] >= KEEPS * recalled > 0]
     return min(kept, key=lambda row: float(row["state_bits"]), default=None)
 
 

@@ -555,7 +555,10 @@ def test_the_kind_of_a_model_is_its_mixer():
     layers = [{"mixer": "mamba"}, {"mixer": "attention"}, {"mixer": "mamba"}]
     assert family({"name": "trained", "model": {"layers": layers}}) == "mamba+attention"
     assert family({"name": "trained", "model": {"preset": "tiny"}}) == "trained"
-    assert family({"name": "huggingface", "model": "some/path"}) == "huggingface"
+    assert family({"name": "trained", "model": {"build": "some/file.py:build"}}) == "file"
+    assert family({"name": "module", "build": "file.py:build", "seed": 0}) == "file"
+    assert family({"name": "huggingface", "path": "some/path"}) == "huggingface"
+    assert family({"name": "text_copy", "path": "some/path"}) == "text_copy"
 
 
 def test_nested_options_read_as_calls():
@@ -625,6 +628,21 @@ def test_models_without_known_bits_or_training(learned_records):
     assert learned.outcome_row(row)[2:] == ["", "1", "none", "–", "–", "–", "–", "fails 4–8"]
     assert [type(chart).__name__ for chart in charts.build(summary)] == ["Missing", "Chart", "Missing", "Missing"]
     assert "fails 4–8" in printed(some)
+
+
+def test_a_model_that_reads_text_has_no_tokens(records):
+    (record,) = copy.deepcopy(
+        [r for r in kept(records, name="ngram", n=2) if r["case"]["task"]["name"] == "text_copy"][:1]
+    )
+    record["case"] |= {"engine": {"name": "huggingface", "path": "some/path"}, "label": "path"}
+    record["result"]["tokens"] = None
+    summary = summarise([record])
+    (cell,) = summary.cells
+    assert (cell.tokens, cell.learned, cell.trained) == (None, True, None)
+    headings, (row,), _ = cell_table(summary.cells)
+    assert dict(zip(headings, row, strict=True))["tokens"] == "–"
+    assert charts.strings(summary).panels[0].title == "text_copy: learned"
+    printed([record])
 
 
 def test_only_what_is_limited_by_its_state_is_evidence(learned_records):
@@ -717,7 +735,11 @@ def test_few_engines_share_a_panel_with_learned_ones(records, learned_records):
 
 def test_unsolved_trainings_are_told_apart(drawn):
     chart = drawn["training"]
-    assert [panel.title for panel in chart.panels] == ["loss", "whole strings of trained lengths", "examples to solve"]
+    assert [panel.title for panel in chart.panels] == [
+        "loss",
+        "whole strings of the longest trained length",
+        "examples to solve",
+    ]
     last = chart.panels[-1]
     unsolved = next(layer for layer in layers(last) if layer["mark"].get("shape") == "triangle-right")
     assert {row["series"] for row in rows_of(last, unsolved)} == {"gru", "mamba", "gru-short", "rope"}
@@ -726,6 +748,19 @@ def test_unsolved_trainings_are_told_apart(drawn):
     assert {row["series"]: row["x"] for row in rows_of(last, ticks)} == {
         "hard-alibi": 17_000, "rope": 41_000, "gru-short": 90_000,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.002, 20, [0.01, 0.1, 1, 10]),
+        (150, 2500, [200, 500, 1000, 2000]),
+        (28_000, 52_000, [30_000, 40_000, 50_000]),
+        (28_800, 32_500, [29_000, 30_000, 31_000, 32_000]),
+    ],
+)
+def test_a_narrow_axis_has_ticks_too(low, high, ticks):
+    assert charts._log_ticks(low, high) == ticks
 
 
 def test_curves_are_thinned_to_means():

@@ -318,8 +318,8 @@ def test_the_rule_of_the_copier_is_counted():
 
 
 def result(k, n=1000, *, recalled=None, half=1.0, quantised=(), h_min=47.0):
-    def bits(mean):
-        return {"mean": mean, "low": mean - half, "high": mean + half}
+    def bits(mean, total=1000):
+        return {"mean": mean, "low": mean - half, "high": mean + half, "total": total}
 
     return {
         "strings": {"correct": k, "total": n},
@@ -397,6 +397,12 @@ def test_the_smallest_state_keeps_nearly_all():
     assert score.smallest_state(result(0, recalled=40.0, quantised=rows)) is None
     assert score.smallest_state(result(0, recalled=0.0, quantised=rows)) is None
     assert score.smallest_state(result(0, quantised=rows)) is None
+    few = result(0, recalled=40.0, quantised=rows)  # on other strings: compared with the finest, on the same
+    for row in few["quantised"]:
+        row["bits_recalled"]["total"] = 100
+    assert score.smallest_state(few)["state_bits"] == 32.0
+    few["quantised"][0]["bits_recalled"]["mean"] = -1.0
+    assert score.smallest_state(few) is None
 
 
 COPY = {"name": "copy", "vocab_size": 26, "source": "uniform"}
@@ -447,7 +453,8 @@ def test_another_task_than_the_trained_one_is_no_trained_length():
 
 
 def test_models_without_a_training_are_learned_too():
-    assert score.is_learned({"name": "huggingface", "model": "some/path"})
+    assert score.is_learned({"name": "huggingface", "path": "some/path"})
+    assert score.is_learned({"name": "module", "build": "some.py:build"})
     assert not score.is_learned({"name": "ngram", "n": 3})
-    assert score.trained_lengths({"name": "huggingface", "model": "some/path"}) is None
+    assert score.trained_lengths({"name": "huggingface", "path": "some/path"}) is None
     assert score.trained_lengths({"name": "trained", "training": {"lengths": [8, 32]}}) == (8, 32)

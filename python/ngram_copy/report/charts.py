@@ -343,12 +343,12 @@ def training(summary: Summary) -> Chart | None:
     if shares:
         y = _share_axis("whole strings")("y")
         tips = _tips(series="engine", seed="seed", examples="examples seen", strings="whole strings")
-        panels.append(_curves("whole strings of trained lengths", shares, y, styles, tips))
+        panels.append(_curves("whole strings of the longest trained length", shares, y, styles, tips))
     panels.append(_to_solve(rows, styles))
     note = (
         "A line and a mark for each seed. Solved: two evaluations in a row with at least 95% of whole strings of the "
-        "trained lengths. A hollow triangle: not solved after that many examples. The tick is the median of the seeds, "
-        "where most of them solved it."
+        "longest trained length; the count is that of the first. A hollow triangle: not solved after that many "
+        "examples. The tick is the median of the seeds, where most of them solved it."
     )
     return Chart("training", "Training", learned.training(rows), note, panels, styles)
 
@@ -368,15 +368,23 @@ def _thinned(points: Sequence[tuple[float, float]], most: int = 80) -> list[tupl
 
 
 def _log_axis(rows: Sequence[Row], name: str, title: str) -> dict[str, Any]:
-    """A logarithmic axis over the rows, with ticks at powers of ten, or at 1, 2 and 5 of them where those are few."""
+    """A logarithmic axis over the rows."""
     low, high = (pick(row[name] for row in rows) for pick in (min, max))
     low, high = 0.9 * low, 1.1 * high
-    powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
-    inside = [tick for tick in powers if low <= tick <= high]
-    if len(inside) < 3:
-        inside = [step * tick for tick in powers for step in (1, 2, 5) if low <= step * tick <= high]
-    axis = alt.Axis(values=inside, labelExpr=_PLAIN, labelOverlap="greedy", labelSeparation=5)
+    axis = alt.Axis(values=_log_ticks(low, high), labelExpr=_PLAIN, labelOverlap="greedy", labelSeparation=5)
     return {"title": title, "axis": axis, "scale": alt.Scale(type="log", domain=[low, high], nice=False)}
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten within two numbers; where these are few 1, 2 and 5 times them, or all digits times them."""
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    inside: list[float] = []
+    for digits in ((1,), (1, 2, 5), range(1, 10), range(10, 100)):
+        inside = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        inside = [tick for tick in inside if low <= tick <= high]
+        if len(inside) > 2:
+            break
+    return inside
 
 
 def _curves(
@@ -604,14 +612,15 @@ _TABLE_PANELS = {"load": "slots in use", "collisions": "insertions that collide"
 
 def _table_row(cell: Cell, series: str, name: str) -> Row:
     counts = {key: int(cell.diagnostics.get(key, 0)) for key in ("slots", "occupied", "insertions", "collisions")}
+    tokens = cell.tokens if name == "tokens" else None
     load = counts["occupied"] / counts["slots"]
     colliding = counts["collisions"] / max(counts["insertions"], 1)
-    share = {"load": load, "collisions": colliding}.get(name)
+    share = colliding if name == "collisions" else load
     return {
         **_cell_row(cell),
         "series": series,
         "x": cell.engine_options["slots"],
-        **(_span(cell.tokens) if share is None else {"y": share, "low": share, "high": share}),
+        **(_span(tokens) if tokens else {"y": share, "low": share, "high": share}),
         "load": f"{percent(load)} of {cell.engine_options['slots']:,} slots",
         "collisions": f"{counts['collisions']:,} of {counts['insertions']:,}",
     }
@@ -737,7 +746,7 @@ def _cell_row(cell: Cell) -> Row:
         "engine": cell.engine,
         "length": cell.length,
         "strings": f"{cell.strings.count} = {_with_interval(cell.strings)}",
-        "tokens_text": f"{cell.tokens.count} = {_with_interval(cell.tokens)}",
+        "tokens_text": f"{cell.tokens.count} = {_with_interval(cell.tokens)}" if cell.tokens else "not counted",
         "recalled": recalled,
         "state": f"{number(cell.state_bits)} bits",
         "bound": "none" if cell.bound is None else f"{cell.bound:.3g}",

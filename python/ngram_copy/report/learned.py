@@ -127,10 +127,10 @@ def nearest(cells: Sequence[Cell]) -> str:
     if not states:
         return ""
     cell, row = max(states, key=lambda pair: _used(pair[1]))
+    bits = f"{row.bits_per_value:g} bit{'' if row.bits_per_value == 1 else 's'} a value"
     return (
-        f"Nearest to the law comes {cell.engine} (seed {cell.seed}) at L = {cell.length} on {cell.task}: at "
-        f"{row.bits_per_value:g} bits a value its state is {number(row.state_bits)} bits, of which it recalls "
-        f"{percent(_used(row))}."
+        f"Nearest to the law comes {cell.engine} (seed {cell.seed}) at L = {cell.length} on {cell.task}: at {bits} its "
+        f"state is {number(row.state_bits)} bits, of which it recalls {percent(_used(row))}."
     )
 
 
@@ -196,7 +196,9 @@ def training(trainings: Sequence[Training]) -> str:
         else:
             seeds = f" ({len(solved)} of {len(rows)} seeds)" if len(rows) > 1 else ""
             parts.append(f"{engine} after {_range(solved)}{seeds}")
-    return f"Examples until {COPIES:.0%} of the trained strings come out whole: {', '.join(parts)}."
+    return (
+        f"Examples until {COPIES:.0%} of the strings of the longest trained length come out whole: {', '.join(parts)}."
+    )
 
 
 def errors(cells: Sequence[Cell]) -> str:

@@ -52,7 +52,7 @@ def cell_row(cell: Cell) -> list[str]:
         f"{cell.seed}",
         cell.strings.count,
         cell.strings.interval,
-        percent(cell.tokens.value),
+        percent(cell.tokens.value) if cell.tokens else "–",
         "–" if mean is None else number(mean),
         "–" if mean is None else " to ".join(map(number, interval)),
         number(cell.state_bits),

@@ -111,11 +111,14 @@ def tables(cells: Sequence[Cell]) -> str:
     def load(cell: Cell) -> float:
         return float(cell.diagnostics["occupied"] / cell.diagnostics["slots"])
 
+    def right(cell: Cell) -> float:
+        return cell.tokens.value if cell.tokens else 0.0
+
     return (
         f"On {small.task} at L = {small.length}, from {small.engine_options['slots']:,} to "
         f"{large.engine_options['slots']:,} slots "
         f"{change('the load', load(small), load(large))} and "
-        f"{change('the share of tokens right', small.tokens.value, large.tokens.value)}."
+        f"{change('the share of tokens right', right(small), right(large))}."
     )
 
 

@@ -82,7 +82,7 @@ class Cell:
     family : str
         Name of the engine, shared by its configurations; of a learned one its mixer.
     strings, tokens : Proportion
-        Whole answers, and teacher-forced tokens.
+        Whole answers, and teacher-forced tokens; None for a model that reads text by a tokenizer of its own.
     recalled : tuple of float, or None
         Bits recalled: mean, and low and high end of its 95% interval; None where the source is unknown.
     state_bits : float
@@ -117,7 +117,7 @@ class Cell:
     length: int
     seed: int
     strings: Proportion
-    tokens: Proportion
+    tokens: Proportion | None
     recalled: tuple[float, float, float] | None
     state_bits: float
     h_min: float | None
@@ -186,11 +186,11 @@ class Training:
     seconds : float
         Wall clock, of all learning rates.
     examples_to_solve : int or None
-        Examples until two evaluations in a row were at 95% or more; None: unsolved.
+        Examples seen at the first of two evaluations in a row at 95% or more; None: unsolved.
     losses : tuple of (int, float)
         Examples seen, and the loss there.
     evaluations : tuple of (int, int, int)
-        Examples seen; whole strings of the trained lengths that were right, and all of them.
+        Examples seen; whole strings of the longest trained length that were right, and all of them.
     trained : tuple of int
         Shortest and longest string.
     """
@@ -337,12 +337,13 @@ def flat(options: Options, above: str = "") -> dict[str, Any]:
 
 
 def family(options: Options) -> str:
-    """The kind of an engine: its name; of a model its mixer, or the pattern of its mixers."""
+    """The kind of an engine: its name; of a model its mixer, or the pattern of its mixers, or its file."""
     model = options.get("model")
     if not isinstance(model, Mapping):
-        return str(options["name"])
+        model = options if options["name"] in score.MODELS else {}
     layers = [str(layer["mixer"]) for layer in model.get("layers") or [] if "mixer" in layer]
-    return str("+".join(dict.fromkeys(layers)) or model.get("pattern") or model.get("mixer") or options["name"])
+    file = option("", model["build"].rpartition(":")[0]).removesuffix(".py") if model.get("build") else ""
+    return str("+".join(dict.fromkeys(layers)) or model.get("pattern") or model.get("mixer") or file or options["name"])
 
 
 def natural(options: Options) -> tuple[Any, ...]:
@@ -453,7 +454,7 @@ def _cell(record: Mapping[str, Any], task: str, engine: str, verdict: RowVerdict
         length=int(case["length"]),
         seed=int(case["seed"]),
         strings=_proportion(result["strings"]),
-        tokens=_proportion(result["tokens"]),
+        tokens=None if result["tokens"] is None else _proportion(result["tokens"]),
         recalled=_recalled(result["bits_recalled"]),
         state_bits=float(result["state_bits"]),
         h_min=result["h_min"],
