@@ -31,6 +31,8 @@ from torch.nn import functional
 
 from ngram_copy.models.base import LayerState, Mixer, linear
 
+_AT_ONCE = 512  # tokens up to which one call for all heads is faster than one without a mask for some
+
 POSITIONS = ("none", "rope", "alibi", "hard-alibi")
 
 
@@ -141,14 +143,18 @@ class Attention(Mixer):
 
     def forward(self, x: Tensor, state: LayerState, position: int) -> tuple[Tensor, LayerState]:
         batch, seq_len, _ = x.shape
-        found, after = [], {}
-        for group, heads, queries, keys, values in self._groups(x, state, position):
+        found: list[Tensor] = []
+        after: LayerState = {}
+        for heads, queries, keys, values in self._groups(x, state, position):
             found.append(self._attend(queries, keys, values, heads))
-            keep = keys.shape[2] if group == "open" else min(keys.shape[2], self.reach - 1)
-            after[f"{group}_keys"] = keys[:, :, keys.shape[2] - keep :]
-            after[f"{group}_values"] = values[:, :, values.shape[2] - keep :]
-        mixed = torch.cat(found, dim=1).transpose(1, 2).reshape(batch, seq_len, self.n_heads * self.value_dim)
-        y: Tensor = self.out(mixed)
+            n_open = max(self._kv_open - (heads.start or 0), 0)
+            first = max(keys.shape[2] - self.reach + 1, 0)  # that a window reaches from the next token
+            if n_open:
+                after |= {"open_keys": keys[:, :n_open], "open_values": values[:, :n_open]}
+            if n_open < keys.shape[1]:
+                after |= {"near_keys": keys[:, n_open:, first:], "near_values": values[:, n_open:, first:]}
+        mixed = (torch.cat(found, dim=1) if len(found) > 1 else found[0]).transpose(1, 2)
+        y: Tensor = self.out(mixed.reshape(batch, seq_len, self.n_heads * self.value_dim))
         return y, after
 
     def weights(self, x: Tensor, state: LayerState, position: int) -> Tensor:
@@ -160,11 +166,10 @@ class Attention(Mixer):
             Softmax over all tokens so far; heads in the order of the options.
         """
         found = []
-        for _, heads, queries, keys, _ in self._groups(x, state, position):
+        for heads, queries, keys, _ in self._groups(x, state, position):
             shared = keys.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
             scores = queries @ shared.transpose(2, 3) / math.sqrt(self.head_dim)
-            mask = self._mask(scores.shape[2], scores.shape[3], heads, scores)
-            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+            scores = scores + self._mask(scores.shape[2], scores.shape[3], heads, scores)
             # Windowed heads forget keys: what they keep are the last ones.
             found.append(functional.pad(scores.softmax(-1), (position + x.shape[1] - scores.shape[3], 0)))
         return torch.cat(found, dim=1)[:, [self.order.index(head) for head in range(self.n_heads)]]
@@ -174,27 +179,44 @@ class Attention(Mixer):
         place = self.order.index(head)
         return slice(place * self.value_dim, (place + 1) * self.value_dim)
 
-    def _groups(
-        self, x: Tensor, state: LayerState, position: int
-    ) -> Iterator[tuple[str, slice, Tensor, Tensor, Tensor]]:
-        """Of heads without and with a window: name, heads (inner order), queries, keys and values (old ones first)."""
-        batch, seq_len, _ = x.shape
-        q = self.query(x).view(batch, seq_len, self.n_heads, self.head_dim).transpose(1, 2)
-        k = self.key(x).view(batch, seq_len, self.n_kv_heads, self.head_dim).transpose(1, 2)
-        v = self.value(x).view(batch, seq_len, self.n_kv_heads, self.value_dim).transpose(1, 2)
+    def _groups(self, x: Tensor, state: LayerState, position: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Heads (inner order) that are computed at once: which, their queries, keys and values (old ones first).
+
+        A short sequence without a past is one group. Else heads without a window are apart from those with one: their
+        caches differ in length, and they need no mask.
+        """
+        q, k, v = self._projected(x, position)
+        if self.log_scale and position + x.shape[1] > self.log_scale:
+            sharpness = self._sharpness(x.shape[1], position, q)
+            q = torch.cat([q[:, : self.n_open] * sharpness[:, None], q[:, self.n_open :]], dim=1)
+        if not position and x.shape[1] <= _AT_ONCE:
+            yield slice(0, self.n_heads), q, k, v
+            return
+        groups = {"open": (slice(0, self.n_open), slice(0, self._kv_open))}
+        groups["near"] = (slice(self.n_open, self.n_heads), slice(self._kv_open, self.n_kv_heads))
+        for group, (heads, kv_heads) in groups.items():
+            if f"{group}_keys" in state:
+                keys = torch.cat([state[f"{group}_keys"], k[:, kv_heads]], dim=2)
+                values = torch.cat([state[f"{group}_values"], v[:, kv_heads]], dim=2)
+                yield heads, q[:, heads], keys, values
+
+    def _projected(self, x: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a sequence, (batch, heads, seq_len, width): one product, which is faster."""
+        parts = (self.query, self.key, self.value)
+        bias = None if self.query.bias is None else torch.cat([part.bias for part in parts])
+        mixed = functional.linear(x, torch.cat([part.weight for part in parts]), bias)
+        shapes = (
+            (self.n_heads, self.head_dim),
+            (self.n_kv_heads, self.head_dim),
+            (self.n_kv_heads, self.value_dim),
+        )
+        q, k, v = (
+            part.view(*x.shape[:2], *shape).transpose(1, 2)
+            for part, shape in zip(torch.split(mixed, [n * width for n, width in shapes], dim=-1), shapes, strict=True)
+        )
         if self.positions == "rope":
             q, k = (rotate(one, position, self.rope_dim, self.rope_base) for one in (q, k))
-        groups = {"open": (slice(0, self.n_open), slice(0, self._kv_open))}
-        groups["near"] = (slice(self.n_open, None), slice(self._kv_open, None))
-        for group, (heads, kv_heads) in groups.items():
-            if f"{group}_keys" not in state:
-                continue
-            keys = torch.cat([state[f"{group}_keys"], k[:, kv_heads]], dim=2)
-            values = torch.cat([state[f"{group}_values"], v[:, kv_heads]], dim=2)
-            queries = q[:, heads]
-            if group == "open" and self.log_scale:
-                queries = queries * self._sharpness(seq_len, position, q)[:, None]
-            yield group, heads, queries, keys, values
+        return q, k, v
 
     @property
     def _kv_open(self) -> int:
@@ -205,25 +227,24 @@ class Attention(Mixer):
         """The last queries of a sequence of keys: (batch, heads, seq_len, value_dim)."""
         seq_len, n_keys = q.shape[2], k.shape[2]
         grouped = self.n_kv_heads < self.n_heads
-        windows = self.windows[heads]
-        if not any(windows) and self.slopes is None and seq_len in {1, n_keys}:
+        if not any(self.windows[heads]) and self.slopes is None and seq_len in {1, n_keys}:
             return functional.scaled_dot_product_attention(q, k, v, is_causal=seq_len > 1, enable_gqa=grouped)
-        mask = self._mask(seq_len, n_keys, heads, q)
+        # Four dimensions and numbers, not truth values: else torch leaves its fast kernel.
+        mask = self._mask(seq_len, n_keys, heads, q)[None]
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
     def _mask(self, seq_len: int, n_keys: int, heads: slice, like: Tensor) -> Tensor:
-        """Which keys the last queries see, or what is added to their scores: (heads, seq_len, n_keys)."""
+        """What is added to the scores of the last queries: (heads, seq_len, n_keys)."""
         windows = self.windows[heads]
         place = torch.arange(n_keys, device=like.device)
         back = place[n_keys - seq_len :, None] - place  # (seq_len, n_keys): how far back each key lies
-        seen = back >= 0
+        hidden = like.new_zeros(seq_len, n_keys).masked_fill(back < 0, float("-inf"))
         # Windows and slopes go in as numbers: a tensor of them would be copied to the device in each call.
-        near = {window: seen & (back < window) if window else seen for window in set(windows)}
-        mask = torch.stack([near[window] for window in windows]) if len(near) > 1 else near[windows[0]][None]
+        masks = {window: hidden.masked_fill(back >= window, float("-inf")) if window else hidden for window in windows}
+        mask = torch.stack([masks[window] for window in windows])
         if self.slopes is not None:
             far = back.to(torch.promote_types(like.dtype, torch.float32))
-            bias = torch.stack([far * -slope for slope in self.slopes[heads]]).to(like.dtype)
-            mask = torch.where(mask, bias, float("-inf"))
+            mask = mask + torch.stack([far * -slope for slope in self.slopes[heads]]).to(like.dtype)
         return mask
 
     def _sharpness(self, seq_len: int, position: int, q: Tensor) -> Tensor:
