@@ -382,7 +382,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     for digits in ((1,), (1, 2, 5), range(1, 10), range(10, 100)):
         inside = [float(f"{digit}e{power}") for power in powers for digit in digits]
         inside = [tick for tick in inside if low <= tick <= high]
-        if len(inside) > 2:
+        if len(inside) > 1:
             break
     return inside
 
