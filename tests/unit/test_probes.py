@@ -123,7 +123,7 @@ def test_the_preferred_place(ahead, behind, chosen):
 
     one = teleport.Teleports(1, teleport.Tally(9, {"there": 9}), tally(ahead), tally(behind))
     assert probes.policy([one]) == chosen
-    result = {"name": "it", "effective_n": 1, "policy": chosen}
+    result = {"name": "it", "effective_n": 1, "policy": chosen, "plain": {"count": 9}}
     assert teleport.reading(result).startswith("it looks up: its effective n is 1; of three places it ")
 
 
@@ -390,6 +390,8 @@ def test_a_model_without_attention(torch):
     result = probes.probe(NeuralEngine(LETTERS.vocab, model), LETTERS, 12, strings=5, max_n=2)
     assert result["heads"] is result["removed"] is None
     assert result["heads_left_out"] == "the model has no attention"
+    assert result["plain"]["count"] == 0
+    assert result["breaks_at"] is None
 
 
 # --- All of it ------------------------------------------------------------------------------------------
@@ -401,6 +403,8 @@ def test_a_result_is_json_and_adds_up():
     assert result["name"] == "two"
     assert result["task"]["name"] == "copy"
     assert (result["effective_n"], result["policy"], result["breaks_at"]) == (2, "first", 2)
+    plain = planted_repeats(ENGINES["ngram"](LETTERS.vocab, n=2), LETTERS.vocab, 16, strings=30, max_n=2)[1]
+    assert plain.engine.strings < result["plain"]["count"] <= 30
     assert result["heads_left_out"] == "the engine ngram is no model of ngram_copy.models"
     for one in result["teleports"]:
         for tally in filter(None, (one[design] for design in teleport.DESIGNS)):
@@ -421,6 +425,9 @@ def test_what_the_teleports_say():
     )
     assert said(ENGINES["prefix"](LETTERS.vocab, kept=99)) == (
         "prefix does not go on after an n-gram of up to 4 tokens; most often it says: the old place (20 of 20)."
+    )
+    assert said(ENGINES["prefix"](LETTERS.vocab, kept=9)) == (
+        "prefix does not copy these strings (0 of 20), so there is nothing to explain."
     )
 
 

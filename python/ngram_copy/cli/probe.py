@@ -152,6 +152,10 @@ def _show_teleports(result: Mapping[str, Any], screen: Console) -> None:
 
     where = f"{result['task']['name']}, L = {result['length']}, {result['strings']} strings of each n, seed"
     screen.print(f"[bold]Teleports[/bold]  {plain(where)} {result['seed']}\n")
+    plain_strings = result["plain"]
+    screen.print(
+        f"Plain copies, whole: {plain_strings['count']} of {result['strings']} ({_interval(plain_strings)}).\n"
+    )
     columns = ("n", *ONCE)
     shown = table("n", "there", "95%", *ONCE[1:], right=columns)
     for one in result["teleports"]:
@@ -200,6 +204,8 @@ def _show_repeats(result: Mapping[str, Any], screen: Console) -> None:
     screen.print(shown)
     broken = result["breaks_at"]
     said = "at none of these" if broken is None else f"from n = {broken} on"
+    if 2 * result["plain"]["count"] < result["strings"]:
+        return
     screen.print(f"\n[bold]With different successors, less than half of the strings are right: {said}.[/bold]")
 
 

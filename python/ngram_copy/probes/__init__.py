@@ -12,7 +12,8 @@ from typing import Any
 from ngram_copy.engines.base import Engine
 from ngram_copy.engines.neural import NeuralEngine
 from ngram_copy.probes.repeats import Repeats, breaks_at, planted_repeats
-from ngram_copy.probes.teleport import Tally, Teleports, effective_n, policy, teleports
+from ngram_copy.probes.teleport import Tally, Teleports, effective_n, interval, policy, teleports
+from ngram_copy.score import exact_match
 from ngram_copy.tasks.base import Task
 
 SCHEMA = "ngram-copy/probe/1"
@@ -53,10 +54,15 @@ def probe(
     Returns
     -------
     dict
-        JSON values: ``schema``, ``name``, ``task``, ``length``, ``strings``, ``seed``; ``effective_n``, ``policy`` and
-        ``breaks_at``, see the functions of these names; ``teleports``, a list of {n, once, ahead, behind}, and
-        ``repeats``; ``heads``, a list of {layer, head, back, after, kind}, and ``removed``, of {what, heads, strings},
-        or null, and ``heads_left_out``, which says why.
+        JSON values.
+
+        - ``schema``, ``name``, ``task``, ``length``, ``strings``, ``seed``;
+        - ``plain``: whole strings that are right as they are;
+        - ``effective_n``, ``policy``, ``breaks_at``: see the functions of these names; the last is null too where less
+          than half of the plain strings are right;
+        - ``teleports``: a list of {n, once, ahead, behind}; ``repeats``: a list of what ``Repeats`` holds;
+        - ``heads``: a list of {layer, head, back, after, kind}, ``removed``: of {what, heads, strings}; or both null,
+          and ``heads_left_out`` says why.
 
     Raises
     ------
@@ -68,6 +74,8 @@ def probe(
     sizes: dict[str, int] = {"strings": strings, "seed": seed}
     found = teleports(engine, task, length, max_n=max_n, threads=threads, **sizes)
     n = effective_n(found)
+    batches = task.batches(length, seed=seed, split="test", examples=strings, batch=256)
+    plain = sum(int(exact_match(engine.predict(b, threads=threads).tokens, b.answers()).strings.sum()) for b in batches)
     planted = planted_repeats(engine, task.vocab, length, max_n=max_n, copier_n=n, threads=threads, **sizes)
     return {
         "schema": SCHEMA,
@@ -75,9 +83,10 @@ def probe(
         "task": {"name": task.name, **asdict(task)},
         "length": length,
         **sizes,
+        "plain": interval(plain, strings),
         "effective_n": n,
         "policy": policy(found),
-        "breaks_at": breaks_at(planted),
+        "breaks_at": breaks_at(planted) if 2 * plain >= strings else None,
         "teleports": [one.to_json() for one in found],
         "repeats": [one.to_json() for one in planted],
         **_heads(engine, task, length, sizes),

@@ -137,7 +137,8 @@ def repeat_chart(result: Mapping[str, Any]) -> Chart:
     return Chart(
         "repeats",
         "Planted repeats: an n-gram that occurs twice in the string",
-        f"A copier by k-grams breaks at n = k; {result['name']}, at {result['breaks_at'] or 'none of these'}.",
+        f"A copier by k-grams breaks at n = k. Plain copies of {result['name']}: {result['plain']['count']} of "
+        f"{result['strings']}.",
         "Bars: 95% Wilson intervals. The same successor makes the repeat one token longer.",
         panels,
         styles,

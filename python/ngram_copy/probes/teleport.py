@@ -221,7 +221,9 @@ def policy(found: Sequence[Teleports]) -> str | None:
 
 def reading(result: Mapping[str, Any]) -> str:
     """What the teleports say, in a sentence; ``result`` as ``probes.probe`` returns it."""
-    n, name = result["effective_n"], result["name"]
+    n, name, plain = result["effective_n"], result["name"], result["plain"]["count"]
+    if n is None and 2 * plain < result["strings"]:
+        return f"{name} does not copy these strings ({plain} of {result['strings']}), so there is nothing to explain."
     if n is None:
         last = result["teleports"][-1]["once"]
         most = max(last["said"], key=lambda what: last["said"][what]["count"])
