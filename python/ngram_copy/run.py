@@ -41,13 +41,13 @@ FIT_EXAMPLES = 1000
 SAMPLE = 16
 """Strings whose state is serialised and that are generated freely as well."""
 
-QUANTISED_BITS = (1, 2, 3, 4, 5, 6, 8, 12)
+QUANTISED_BITS = (1, 2, 3, 4, 6, 8)
 """Bits that each number of a state is rounded to, where a state is made of numbers."""
 
-QUANTISED_TOKENS = 2**16
+QUANTISED_TOKENS = 2**14
 """Tokens of the strings that are answered from rounded states, at most (but no fewer than ``SAMPLE`` strings)."""
 
-CLASSED = 64
+CLASSED = 32
 """Strings that a learned engine gets wrong and whose errors are classed, at most."""
 
 CLASSED_NGRAM = 2

@@ -31,7 +31,7 @@ def cell_key(record: Record) -> str:
     """What an engine was asked: the case without the engine."""
     from ngram_copy.results import canonical_json
 
-    left_out = {"suite", "label", "engine"}
+    left_out = {"suite", "label", "engine", "trained_by", "weights"}
     return canonical_json({name: value for name, value in record["case"].items() if name not in left_out})
 
 
@@ -55,6 +55,8 @@ def require_same_data(pairs: Iterable[tuple[Record, Record]]) -> None:
 def describe(record: Record) -> str:
     """A cell in words: ``copy, ngram n=3, length 20, seed 0``."""
     case = record["case"]
+    if record["kind"] == "training":
+        return f"training of {case.get('label', 'a model')} on {task_label(case)}, seed {case['seed']}"
     what = (
         case.get("label", case["engine"]["name"]) if "engine" in case else f"{case['statistic']} of {case['n']}-grams"
     )

@@ -187,8 +187,7 @@ class Attention(Mixer):
         """
         q, k, v = self._projected(x, position)
         if self.log_scale and position + x.shape[1] > self.log_scale:
-            sharpness = self._sharpness(x.shape[1], position, q)
-            q = torch.cat([q[:, : self.n_open] * sharpness[:, None], q[:, self.n_open :]], dim=1)
+            q = q * self._sharpness(x.shape[1], position, q)
         if not position and x.shape[1] <= _AT_ONCE:
             yield slice(0, self.n_heads), q, k, v
             return
@@ -248,9 +247,10 @@ class Attention(Mixer):
         return mask
 
     def _sharpness(self, seq_len: int, position: int, q: Tensor) -> Tensor:
-        """max(1, ln i / ln log_scale) of positions from 1, in float32 or wider, (seq_len)."""
+        """max(1, ln i / ln log_scale) of positions from 1, of heads without a window: (n_heads, seq_len, 1)."""
         place = torch.arange(position + 1, position + seq_len + 1, device=q.device, dtype=torch.float32)
-        return (place.log() / math.log(self.log_scale)).clamp(min=1).to(q.dtype)
+        sharp = (place.log() / math.log(self.log_scale)).clamp(min=1).to(q.dtype)[:, None]
+        return torch.stack([torch.ones_like(sharp) if window else sharp for window in self.windows])
 
 
 def rotate(x: Tensor, position: int, rope_dim: int, rope_base: float, *, dim: int = -2) -> Tensor:
