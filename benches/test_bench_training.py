@@ -116,7 +116,7 @@ def loop(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=Fals
     delta = functional.softplus(delta) if delta_softplus else delta
     decay = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
     written = torch.einsum("bdl,bnl,bdl->bdln", delta, B, u)
-    state = initial_state
+    state = torch.zeros(u.shape[0], *A.shape) if initial_state is None else initial_state
     outputs = []
     for t in range(u.shape[2]):
         state = decay[:, :, t] * state + written[:, :, t]
