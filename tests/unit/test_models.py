@@ -360,3 +360,18 @@ def test_backends_that_are_not_here_say_so(mixer):
     model = LanguageModel(config(mixer, backend="mamba_ssm", **({"head_dim": 8} if mixer == "mamba2" else {})))
     with pytest.raises(ValueError, match=r"backend='mamba_ssm' cannot run .*: it runs on CUDA, not on cpu"):
         model(tokens(1, 3))
+
+
+@every
+@torch.no_grad()
+def test_the_last_logits_are_those_of_all(name):
+    model, x = made(name), tokens(BATCH, SEQ_LEN)
+    logits, state = model.prefill(x)
+    half, at = model.prefill(x[:, :5])
+    for last in (0, 1, SEQ_LEN - 5):
+        part, after = model.prefill(x[:, 5:], at, last=last)
+        close(part, logits[:, SEQ_LEN - last :])
+        states_close(after, state)
+        close(model(x, last=last), logits[:, SEQ_LEN - last :])
+    with pytest.raises(ValueError, match=f"last must be 0 … {SEQ_LEN}"):
+        model(x, last=SEQ_LEN + 1)

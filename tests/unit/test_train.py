@@ -416,7 +416,9 @@ def test_an_engine_and_a_plain_module_evaluate_alike(tmp_path):
 
     one = run(tmp_path / "a", training=few(eval_examples=50))
     other = run(tmp_path / "b", lambda total: Plain(), few(eval_examples=50))
-    assert one.losses == other.losses
+    # Ours computes no logits before the answer: equal but for rounding.
+    assert [step for step, _ in one.losses] == [step for step, _ in other.losses]
+    assert [loss for _, loss in one.losses] == pytest.approx([loss for _, loss in other.losses], rel=1e-6)
     assert one.grid[0]["loss"] == pytest.approx(other.grid[0]["loss"], rel=1e-5)
     assert one.evaluations == other.evaluations
 

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ngram_copy.models.base import LayerState, Mixer, linear
@@ -142,10 +142,12 @@ class Attention(Mixer):
         return heads * (self.head_dim + self.value_dim)
 
     def forward(self, x: Tensor, state: LayerState, position: int) -> tuple[Tensor, LayerState]:
-        batch, seq_len, _ = x.shape
+        return self.forward_last(x, state, position, x.shape[1])
+
+    def forward_last(self, x: Tensor, state: LayerState, position: int, last: int) -> tuple[Tensor, LayerState]:
         found: list[Tensor] = []
         after: LayerState = {}
-        for heads, queries, keys, values in self._groups(x, state, position):
+        for heads, queries, keys, values in self._groups(x, state, position, last):
             found.append(self._attend(queries, keys, values, heads))
             n_open = max(self._kv_open - (heads.start or 0), 0)
             first = max(keys.shape[2] - self.reach + 1, 0)  # that a window reaches from the next token
@@ -154,7 +156,7 @@ class Attention(Mixer):
             if n_open < keys.shape[1]:
                 after |= {"near_keys": keys[:, n_open:, first:], "near_values": values[:, n_open:, first:]}
         mixed = (torch.cat(found, dim=1) if len(found) > 1 else found[0]).transpose(1, 2)
-        y: Tensor = self.out(mixed.reshape(batch, seq_len, self.n_heads * self.value_dim))
+        y: Tensor = self.out(mixed.reshape(len(x), last, self.n_heads * self.value_dim))
         return y, after
 
     def weights(self, x: Tensor, state: LayerState, position: int) -> Tensor:
@@ -166,7 +168,7 @@ class Attention(Mixer):
             Softmax over all tokens so far; heads in the order of the options.
         """
         found = []
-        for heads, queries, keys, _ in self._groups(x, state, position):
+        for heads, queries, keys, _ in self._groups(x, state, position, x.shape[1]):
             shared = keys.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
             scores = queries @ shared.transpose(2, 3) / math.sqrt(self.head_dim)
             scores = scores + self._mask(scores.shape[2], scores.shape[3], heads, scores)
@@ -179,15 +181,17 @@ class Attention(Mixer):
         place = self.order.index(head)
         return slice(place * self.value_dim, (place + 1) * self.value_dim)
 
-    def _groups(self, x: Tensor, state: LayerState, position: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    def _groups(
+        self, x: Tensor, state: LayerState, position: int, last: int
+    ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Heads (inner order) that are computed at once: which, their queries, keys and values (old ones first).
 
-        A short sequence without a past is one group. Else heads without a window are apart from those with one: their
-        caches differ in length, and they need no mask.
+        Queries are those of the last tokens. A short sequence without a past is one group. Else heads without a window
+        are apart from those with one: their caches differ in length, and they need no mask.
         """
-        q, k, v = self._projected(x, position)
+        q, k, v = self._projected(x, position, last)
         if self.log_scale and position + x.shape[1] > self.log_scale:
-            q = q * self._sharpness(x.shape[1], position, q)
+            q = q * self._sharpness(last, position + x.shape[1] - last, q)
         if not position and x.shape[1] <= _AT_ONCE:
             yield slice(0, self.n_heads), q, k, v
             return
@@ -199,22 +203,20 @@ class Attention(Mixer):
                 values = torch.cat([state[f"{group}_values"], v[:, kv_heads]], dim=2)
                 yield heads, q[:, heads], keys, values
 
-    def _projected(self, x: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of a sequence, (batch, heads, seq_len, width): one product, which is faster."""
-        parts = (self.query, self.key, self.value)
-        bias = None if self.query.bias is None else torch.cat([part.bias for part in parts])
-        mixed = functional.linear(x, torch.cat([part.weight for part in parts]), bias)
-        shapes = (
-            (self.n_heads, self.head_dim),
-            (self.n_kv_heads, self.head_dim),
-            (self.n_kv_heads, self.value_dim),
-        )
-        q, k, v = (
-            part.view(*x.shape[:2], *shape).transpose(1, 2)
-            for part, shape in zip(torch.split(mixed, [n * width for n, width in shapes], dim=-1), shapes, strict=True)
-        )
+    def _projected(self, x: Tensor, position: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the last tokens, keys and values of all: (batch, heads, seq_len or last, width)."""
+        seq_len = x.shape[1]
+        if last == seq_len:  # one product is faster
+            q, k, v = _product(x, self.query, self.key, self.value)
+        else:
+            (q,) = _product(x[:, seq_len - last :], self.query)
+            k, v = _product(x, self.key, self.value)
+        q = q.view(len(x), last, self.n_heads, self.head_dim).transpose(1, 2)
+        k = k.view(len(x), seq_len, self.n_kv_heads, self.head_dim).transpose(1, 2)
+        v = v.view(len(x), seq_len, self.n_kv_heads, self.value_dim).transpose(1, 2)
         if self.positions == "rope":
-            q, k = (rotate(one, position, self.rope_dim, self.rope_base) for one in (q, k))
+            q = rotate(q, position + seq_len - last, self.rope_dim, self.rope_base)
+            k = rotate(k, position, self.rope_dim, self.rope_base)
         return q, k, v
 
     @property
@@ -251,6 +253,13 @@ class Attention(Mixer):
         place = torch.arange(position + 1, position + seq_len + 1, device=q.device, dtype=torch.float32)
         sharp = (place.log() / math.log(self.log_scale)).clamp(min=1).to(q.dtype)[:, None]
         return torch.stack([torch.ones_like(sharp) if window else sharp for window in self.windows])
+
+
+def _product(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """What several linear layers make of x, by one product."""
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    return torch.split(functional.linear(x, weight, bias), [layer.out_features for layer in layers], dim=-1)
 
 
 def rotate(x: Tensor, position: int, rope_dim: int, rope_base: float, *, dim: int = -2) -> Tensor:

@@ -86,6 +86,11 @@ class Mixer(nn.Module, ABC):
             After the last token.
         """
 
+    def forward_last(self, x: Tensor, state: LayerState, position: int, last: int) -> tuple[Tensor, LayerState]:
+        """``forward``, but with the last outputs alone: (batch, last, d_model). Overridden where that is cheaper."""
+        y, state = self(x, state, position)
+        return y[:, y.shape[1] - last :], state
+
     def step(self, x: Tensor, state: LayerState, position: int) -> tuple[Tensor, LayerState]:
         """Go on by one token: ``x`` and ``y`` are (batch, d_model)."""
         y, state = self(x[:, None], state, position)
@@ -272,8 +277,14 @@ class Block(nn.Module):
         )
         self.parallel = config.parallel_residual
 
-    def forward(self, h: Tensor, state: LayerState, position: int) -> tuple[Tensor, LayerState]:
-        y, state = self.mixer(self.norm(h), state, position)
+    def forward(
+        self, h: Tensor, state: LayerState, position: int, last: int | None = None
+    ) -> tuple[Tensor, LayerState]:
+        if last is None:
+            y, state = self.mixer(self.norm(h), state, position)
+        else:
+            y, state = self.mixer.forward_last(self.norm(h), state, position, last)
+            h = h[:, h.shape[1] - last :]
         return self._finish(h, y), state
 
     def step(self, h: Tensor, state: LayerState, position: int) -> tuple[Tensor, LayerState]:
@@ -335,25 +346,27 @@ class LanguageModel(nn.Module):
         """The state before the first token."""
         return State(0, [mixer.initial_state(batch) for mixer in self.mixers()])
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, last: int | None = None) -> Tensor:
         """Logits of the token after each position.
 
         Parameters
         ----------
         tokens : integer tensor (batch, seq_len)
+        last : int, optional
+            Only of so many last positions: what the others need in the last block is not computed.
 
         Returns
         -------
-        tensor (batch, seq_len, vocab_size)
+        tensor (batch, seq_len or last, vocab_size)
 
         Raises
         ------
         ValueError
-            If the sequence is longer than the table of learned positions.
+            If the sequence is longer than the table of learned positions, or shorter than ``last``.
         """
-        return self.prefill(tokens)[0]
+        return self.prefill(tokens, last=last)[0]
 
-    def prefill(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def prefill(self, tokens: Tensor, state: State | None = None, last: int | None = None) -> tuple[Tensor, State]:
         """Read tokens, and return the state after them.
 
         Parameters
@@ -361,10 +374,12 @@ class LanguageModel(nn.Module):
         tokens : integer tensor (batch, seq_len)
         state : State, optional
             To go on from; stays as it is. By default nothing was read before.
+        last : int, optional
+            As ``forward``.
 
         Returns
         -------
-        logits : tensor (batch, seq_len, vocab_size)
+        logits : tensor (batch, seq_len or last, vocab_size)
         state : State
 
         Raises
@@ -373,10 +388,12 @@ class LanguageModel(nn.Module):
             As ``forward``.
         """
         state = self.initial_state(len(tokens)) if state is None else state
+        if last is not None and not 0 <= last <= tokens.shape[1]:
+            raise ValueError(f"last must be 0 … {tokens.shape[1]}, the sequence's length, not {last}")
         h = self._embed(tokens, state.position)
         layers = []
-        for block, before in zip(self._blocks(), state.layers, strict=True):
-            h, after = block(h, before, state.position)
+        for index, (block, before) in enumerate(zip(self._blocks(), state.layers, strict=True), 1):
+            h, after = block(h, before, state.position, last if index == len(state.layers) else None)
             layers.append(after)
         return self.head(self.norm(h)), State(state.position + tokens.shape[1], layers)
 

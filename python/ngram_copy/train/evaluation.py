@@ -76,13 +76,17 @@ def _predict(
     )
 
 
-def logits_of(model: nn.Module, tokens: Tensor, task: Task) -> Tensor:
-    """What a module says, checked: (batch, seq_len, at least the task's tokens)."""
-    out = model(tokens)
+def logits_of(model: nn.Module, tokens: Tensor, task: Task, first: int = 0) -> Tensor:
+    """What a module says, checked: (batch, seq_len - first, at least the task's tokens).
+
+    Only a ``LanguageModel`` takes a first position to begin at.
+    """
+    out = model(tokens, tokens.shape[1] - first) if first else model(tokens)
     logits = getattr(out, "logits", out)
-    if not isinstance(logits, Tensor) or logits.shape[:-1] != tokens.shape or logits.shape[-1] < task.vocab.total:
+    expected = (len(tokens), tokens.shape[1] - first)
+    if not isinstance(logits, Tensor) or logits.shape[:-1] != expected or logits.shape[-1] < task.vocab.total:
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"the model must give logits of shape {(*tokens.shape, task.vocab.total)}, not {got}")
+        raise ValueError(f"the model must give logits of shape {(*expected, task.vocab.total)}, not {got}")
     return logits
 
 

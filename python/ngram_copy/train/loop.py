@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ngram_copy.models import LanguageModel
 from ngram_copy.models.checkpoint import (
     WEIGHTS,
     CheckpointError,
@@ -127,6 +128,7 @@ class Run:
         self._meter.advance(self._seen.step)
         team.wait()  # all have read before the first writes
         self._wrapped = team.wrap(self._model)
+        self._is_ours = isinstance(self._model, LanguageModel)
         self._stream = Stream(self._setting.task, training, self._setting.seed)
         self._unread: list[tuple[int, Tensor]] = []
         saved = time.monotonic()
@@ -195,10 +197,14 @@ class Run:
         tokens, answer = piece.tokens[rows], piece.answer[rows]
         if not len(rows):  # another process has more: all must go backward equally often
             tokens, answer = piece.tokens[:1], np.zeros_like(piece.answer[:1])
-        where = torch.from_numpy(np.flatnonzero(answer[:, 1:])).to(device)
+        # Column c predicts the token at c + 1; the first that counts, in any row, is the first that is asked for.
+        first = int(np.flatnonzero(piece.answer.any(0))[0]) - 1
+        where = torch.from_numpy(np.flatnonzero(answer[:, first + 1 :])).to(device)
         true = torch.from_numpy(tokens[:, 1:][answer[:, 1:]]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self._training.precision == "bfloat16"):
-            logits = logits_of(self._wrapped, torch.from_numpy(tokens[:, :-1]).to(device), self._setting.task)
+            seen = torch.from_numpy(tokens[:, :-1]).to(device)
+            logits = logits_of(self._wrapped, seen, self._setting.task, first if self._is_ours else 0)
+            logits = logits if self._is_ours else logits[:, first:]
         return functional.cross_entropy(logits.flatten(0, 1)[where].float(), true, reduction="sum")
 
     def _look(self) -> float:
