@@ -1,7 +1,7 @@
 """A step of training on one thread: the tiny models beside torch's own layer, and beside a scan in a Python loop.
 
-The peers have the same shapes, the same batch, the same optimiser and the same loss (on the answer alone: nobody computes
-logits before it); a step is forward, backward, clip and AdamW.
+The peers have the same shapes, the same batch, the same optimiser and the same loss (on the answer alone: nobody
+computes logits before it); a step is forward, backward, clip and AdamW.
 """
 
 import numpy as np
