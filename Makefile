@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' 2>/dev/null) Cargo.toml Cargo.lock rustfmt.toml
 THREADS ?= 2
 REFERENCE ?= $(lastword $(sort $(wildcard results/*-symbolic)))
+LEARNED ?= $(lastword $(sort $(wildcard results/*-copy)))
 SSM_RECORD ?= $(lastword $(sort $(wildcard results/ssm-*.json)))
 
 .DEFAULT_GOAL := help
@@ -78,6 +79,9 @@ report: $(VENV)/.bench  ## write the report of results/quick again
 
 headline: $(VENV)/.bench  ## splice README's first table from the newest reference records
 	@$(BIN)/python docs/headline.py $(REFERENCE) --readme README.md
+
+learned: $(VENV)/.bench  ## splice the tables of docs/learned.md from the newest records of the suite copy
+	@$(BIN)/python docs/learned.py $(LEARNED) --page docs/learned.md
 
 recurrences: $(VENV)/.dev  ## splice the table of docs/recurrences.md from the newest record of errors and speeds
 	@$(BIN)/python docs/recurrences.py $(SSM_RECORD) --page docs/recurrences.md
