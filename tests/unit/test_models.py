@@ -367,7 +367,7 @@ def test_backends_that_are_not_here_say_so(mixer):
 def test_the_last_logits_are_those_of_all(name):
     model, x = made(name), tokens(BATCH, SEQ_LEN)
     logits, state = model.prefill(x)
-    half, at = model.prefill(x[:, :5])
+    _, at = model.prefill(x[:, :5])
     for last in (0, 1, SEQ_LEN - 5):
         part, after = model.prefill(x[:, 5:], at, last=last)
         close(part, logits[:, SEQ_LEN - last :])

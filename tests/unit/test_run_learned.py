@@ -1,5 +1,6 @@
 """Suites that train: records of trainings and of what they left, beside each other and one after another."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ pytest.importorskip("torch")
 
 from ngram_copy.results import RECORDS, Writer, comparison_keys, read
 from ngram_copy.run import CHECKPOINTS, run_cases
-from ngram_copy.suite import SuiteError, load, parse
+from ngram_copy.suite import SuiteError, load, parse, shipped
 
 SUITE = """
 name = "learned"
@@ -193,7 +194,7 @@ def test_a_module_of_ones_own_is_trained_too(tmp_path):
 def test_a_run_that_was_killed_goes_on_to_the_same_records(tmp_path, records):
     """kill -9 in the middle of a training; nothing is left behind, and --resume ends as if nothing had been."""
     file = tmp_path / "suite.toml"
-    file.write_text(SUITE.replace("steps = 12", "steps = 300"))
+    file.write_text(SUITE.replace("steps = 12", "steps = 150"))
     command = [sys.executable, "-m", "ngram_copy", "run", str(file), "--no-report", "--threads", "2", "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
@@ -221,7 +222,38 @@ def _alive(group):
     return True
 
 
-def test_the_shipped_suites_that_train_are_sound():
-    for case in load("quick").cases():
-        if case.learned:
-            case.check()
+def tiny(of):
+    """A shipped suite with the shortest strings, trainings of two steps, and tiny models in place of the paper's."""
+    suite = load(of)
+    engines, found = dict(suite._engines), set()
+    for alias in suite._learned_from:
+        name, options = engines[alias]
+        model, training = dict(options["model"]), dict(options["training"])
+        if model.get("preset") in {"small", "paper"}:
+            model["preset"] = "tiny"
+        low = training["lengths"][0]
+        training |= {"lengths": [low, low], "steps": 2, "tokens_per_step": 64, "warmup": 1, "precision": "float32"}
+        training |= {"eval_every": 1, "eval_examples": 2, "cap_share": 0.0, "packing": False}
+        training["lr"] = training["lr"][0] if isinstance(training["lr"], list) else training["lr"]
+        engines[alias] = (name, {"model": model, "training": training})
+    entries = []
+    for entry in suite._file.cases:
+        aliases = [alias for alias in entry.engines if alias in suite._learned_from and alias not in found]
+        found |= set(aliases)
+        if aliases:
+            update = {"engines": aliases, "lengths": [min(entry.lengths)], "seeds": [0], "examples": 2}
+            entries.append(entry.model_copy(update=update))
+    file = suite._file.model_copy(update={"cases": entries, "statistics": []})
+    return dataclasses.replace(suite, _file=file, _engines=engines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in shipped() if load(name)._learned_from])
+def test_every_shipped_suite_that_trains_runs_at_a_tiny_size(name, tmp_path):
+    cases = tiny(name).cases()
+    assert {case.kind for case in cases} == {"training", "accuracy"}
+    with Writer(tmp_path / RECORDS) as writer:
+        records = list(run_cases(cases, writer))
+    failed = [record["result"]["message"] for record in records if record["kind"] == "error"]
+    assert not failed
+    assert len(records) == len(cases)
