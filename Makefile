@@ -10,7 +10,7 @@ LEARNED ?= $(lastword $(sort $(wildcard results/*-copy)))
 SSM_RECORD ?= $(lastword $(sort $(wildcard results/ssm-*.json)))
 
 .DEFAULT_GOAL := help
-.PHONY: help quick test test-rust test-python test-exhaustive lint fmt bench bench-ssm report headline recurrences docs-check clean
+.PHONY: learned help quick test test-rust test-python test-exhaustive lint fmt bench bench-ssm report headline recurrences docs-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'

@@ -11,7 +11,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -48,7 +48,7 @@ QUANTISED_TOKENS = 2**14
 """Tokens of the strings that are answered from rounded states, at most (but no fewer than ``SAMPLE`` strings)."""
 
 CLASSED = 32
-"""Strings that a learned engine gets wrong and whose errors are classed, at most."""
+"""Strings that a learned engine answers freely and whose errors are classed, at most."""
 
 CLASSED_NGRAM = 2
 """Length of the n-gram by which an error is said to have jumped to another occurrence."""
@@ -122,6 +122,7 @@ def run_cases(
     *,
     threads: int = 1,
     device: str = "auto",
+    recorded: Collection[str] = (),
     on_progress: OnProgress = lambda case, share, text: None,
 ) -> Iterator[Record]:
     """Run cases; each record is on the disk when it is yielded.
@@ -139,6 +140,8 @@ def run_cases(
         No influence on results.
     device : str
         Where models run: ``"auto"``, ``"cpu"``, ``"cuda"``, …
+    recorded : collection of str
+        Ids of cases whose records are there: a training that is run again for its checkpoint is not recorded twice.
     on_progress : callable
         Called while a case runs.
 
@@ -155,8 +158,9 @@ def run_cases(
             writer.write(record)
             yield record
     for record in workers.run(learned, min(threads, len(learned)), run_case, checkpoints, device, on_progress):
-        writer.write(record)
-        yield record
+        if record["kind"] == "error" or record["case_id"] not in recorded:
+            writer.write(record)
+            yield record
 
 
 def run_case(
@@ -191,7 +195,7 @@ def run_case(
             result, used = _train(case, _of(case, checkpoints), device, on_progress)
             environment |= used
         elif case.kind == "accuracy":
-            result = _accuracy(case, threads, _engine(case, _of(case.trained_by, checkpoints)), answered)
+            result = _accuracy(case, threads, _engine(case, _of(case.trained_by, checkpoints), device), answered)
         else:
             result = _statistic(case, threads, answered)
         kind: str = case.kind
@@ -279,12 +283,12 @@ def _train(
     engine = case.engine()
     if not isinstance(engine, TrainedEngine):
         raise TypeError(f"the case {case.name}: an engine {case.engine_name} is not trained")
-    done = 0
+    share = 0.0
 
     def advance(now: Progress) -> None:
-        nonlocal done
-        on_progress(case, (now.step - done) / now.steps, _text(now))
-        done = now.step
+        nonlocal share
+        on_progress(case, now.step / now.steps - share, _text(now))
+        share = now.step / now.steps
 
     trained = train(
         engine.shape,
@@ -296,8 +300,7 @@ def _train(
         on_progress=advance,
         device=device,
     )
-    if done == 0:  # it was finished before
-        on_progress(case, 1.0, "")
+    on_progress(case, 1.0 - share, "")  # it was finished before, or solved early
     return trained.to_json(), {"device": trained.device, "torch": metadata.version("torch")}
 
 
@@ -312,13 +315,15 @@ def _text(now: Progress) -> str:
 # --- Accuracy -------------------------------------------------------------------------------------------
 
 
-def _engine(case: Case, trained: Path | None) -> Engine:
+def _engine(case: Case, trained: Path | None, device: str) -> Engine:
     """The engine of a case, with what was learned."""
     engine = case.engine()
     if isinstance(engine, TrainedEngine):
+        from ngram_copy.train import find_device
+
         if trained is None:
             raise ValueError(f"the case {case.name} needs the folder of its checkpoints")
-        engine.prepare(trained)
+        engine.prepare(trained, case.seed, str(find_device(device)))
     return engine
 
 
@@ -463,15 +468,15 @@ def _batches(case: Case, split: str, examples: int, threads: int) -> Iterator[Ba
 def _fit(case: Case, engine: Engine, threads: int, answered: Answered) -> score.Smoothing | None:
     """Smoothing of hard tokens, fitted on strings of the same length that are not tested; None where none is used."""
     examples = min(case.examples, FIT_EXAMPLES)
-    if first_example(case.task, case.length, case.seed).log2_p is None:
+    first = first_example(case.task, case.length, case.seed)
+    if first.log2_p is None or engine.predict(first).log2_q is not None:
         answered(examples)
         return None
     predicted, answers, log2_p = [], [], []
     for batch in _batches(case, "fit", examples, threads):
         prediction = engine.predict(batch, threads=threads)
-        if prediction.log2_q is not None or batch.log2_p is None:
-            answered(examples)
-            return None
+        if batch.log2_p is None:
+            raise ValueError(f"the case {case.name}: the source of some strings is known, and of others it is not")
         predicted.append(prediction.tokens)
         answers.append(batch.answers())
         log2_p.append(batch.log2_p)

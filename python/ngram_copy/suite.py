@@ -218,15 +218,17 @@ class Suite:
             If a name is of neither kind, or two models have one name.
         """
         engines, learned_from = dict(self._engines), dict(self._learned_from)
+        taken: set[str] = set()
         added: dict[str, set[str]] = {}  # the engine that a model stands beside (or ""), and its own aliases
         recipes: dict[str, str] = {}  # each recipe's first engine
         for like in () if pretrained else self._learned_from:
             recipes.setdefault(canonical_json(self._engines[like][1]["training"]), like)
         for model in models:
             path = model.removeprefix("hf:")
-            alias = "-".join(re.sub(r"[/\\\s]+", " ", path.removesuffix("/")).split(" ")[-1:])
-            if alias in engines:
+            alias = re.split(r"[/\\\s]+", path.removesuffix("/"))[-1]
+            if alias in engines or alias in taken:
                 raise SuiteError(f"--model {model}: another engine is called {alias}")
+            taken.add(alias)
             if model.startswith("hf:"):
                 engines[alias] = (
                     "huggingface",
@@ -272,9 +274,11 @@ class Suite:
         Raises
         ------
         SuiteError
-            If a model cannot be made.
+            If a model cannot be made, or fits no case.
         """
         found: dict[str, Case] = {}
+        reasons: dict[str, str] = {}
+        fitting: set[str] = set()
         for entry in self._file.cases:
             seeds = entry.seeds if seed is None else [seed]
             for row in itertools.product(entry.tasks, entry.engines, entry.lengths, seeds):
@@ -286,10 +290,14 @@ class Suite:
                     if unfit is None or row[1] not in self._added:
                         raise
                     unfit.append(str(error))
+                    reasons.setdefault(row[1], str(error))
                     continue
+                fitting.add(row[1])
                 if case.trained_by is not None:
                     self._add(found, case.trained_by)
                 self._add(found, case)
+        for engine in reasons.keys() - fitting:
+            raise SuiteError(f"the model {engine} fits no case: {reasons[engine]}")
         for statistic in self._file.statistics:
             seeds = statistic.seeds if seed is None else [seed]
             for line in itertools.product(statistic.tasks, statistic.n, statistic.lengths, seeds):
@@ -574,6 +582,7 @@ def _learned(
     options: dict[str, Any], file: _File, tasks: Mapping[str, Task], where: str, source: str
 ) -> tuple[dict[str, Any], tuple[Task, Task]]:
     """The options of an engine that learns, its tables in their places; what it learns from, and is judged by."""
+    _require_known(options, ["model", "training"], where, "option of trained")
     for key, known in (("model", file.models), ("training", file.training)):
         if key not in options:
             raise SuiteError(f"{where}: the option {key} is missing")
@@ -691,6 +700,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def _require_known(names: Iterable[str], known: Iterable[str], where: str, what: str) -> None:
     known = list(known)
     for name in names:
+        if not isinstance(name, str):
+            raise SuiteError(f"{where}: a name in quotes is needed, not {name!r}")
         if name not in known:
             raise SuiteError(f"{where}: unknown {what} {name!r}{did_you_mean(name, known)}")
 

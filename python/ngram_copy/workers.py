@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -78,7 +79,13 @@ def run(
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 case = running.pop(future)
-                yield future.result()
+                try:
+                    yield future.result()
+                except BrokenProcessPool as error:
+                    raise OSError(
+                        "a process that ran a model was killed, perhaps for want of memory: try fewer --threads; "
+                        "--resume goes on where it stopped"
+                    ) from error
                 for dependent in later.pop(case.case_id, []):
                     submit(dependent)
     finally:

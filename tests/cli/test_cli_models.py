@@ -1,5 +1,6 @@
 """``ngram-copy run`` with models of one's own: a file, and tiny random ones of transformers."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(folder, *arguments):
     command = [sys.executable, "-m", "ngram_copy", "run", "smoke", "--out", "out", "--no-report", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +75,25 @@ def test_a_model_that_is_none_is_told_in_one_line(folder, model, said):
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_gpu_where_there_is_none_is_told_before_anything_runs(tmp_path):
+    if torch.accelerator.is_available():
+        pytest.skip("there is a GPU")
+    command = [
+        sys.executable,
+        "-m",
+        "ngram_copy",
+        "run",
+        "quick",
+        "--only",
+        "training",
+        "--device",
+        "cuda",
+        "--out",
+        "out",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "ngram-copy: device 'cuda' was asked for, and torch finds no such GPU here (it finds none)\n"
+    assert not list(tmp_path.iterdir())

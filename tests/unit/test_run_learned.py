@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
+from ngram_copy.models import LanguageModel
+from ngram_copy.models.checkpoint import CheckpointError, read_extra, save_model
 from ngram_copy.results import RECORDS, Writer, comparison_keys, read
-from ngram_copy.run import CHECKPOINTS, run_cases
+from ngram_copy.run import CHECKPOINTS, run_case, run_cases
 from ngram_copy.suite import SuiteError, load, parse, shipped
 
 SUITE = """
@@ -107,7 +110,7 @@ def test_a_training_is_a_record(records):
     assert case["engine"]["training"]["steps"] == result["steps"] == 12
     assert result["train_lengths"] == [1, 4]
     assert [row[0] for row in result["evaluations"]] == [4, 8, 12]
-    assert training["environment"]["device"] == "cpu"
+    assert training["environment"]["device"].startswith(("cpu", "cuda"))
     assert json.loads(json.dumps(case)) == case
 
 
@@ -142,7 +145,32 @@ def test_a_failed_training_is_told_and_the_rest_goes_on(tmp_path):
     records = run(tmp_path, text)
     errors = [record for record in records if record["kind"] == "error"]
     assert any("step" in record["result"]["message"] for record in errors)
-    assert {record["case"]["label"] for record in records if record["kind"] == "accuracy"} >= {"trigrams"}
+    assert {record["case"]["label"] for record in records if record["kind"] == "accuracy"} == {"trigrams"}
+
+
+def test_a_training_that_has_not_ended_is_not_measured(tmp_path):
+    """A checkpoint of a running training, such as one that a kill or a loss that is not finite leaves."""
+    training, cell = parse(SUITE).cases()[:2]
+    folder = tmp_path / training.case_id
+    engine = training.engine()
+    save_model(folder, LanguageModel(engine.shape), {"seen": {"step": 3}})
+    with pytest.raises(CheckpointError, match="has not ended"):
+        engine.prepare(folder, seed=0)
+    record = run_case(cell, checkpoints=tmp_path)
+    assert record["kind"] == "error"
+    assert "has not ended" in record["result"]["message"]
+
+
+def test_progress_adds_up_where_a_training_ends_early(tmp_path):
+    text = SUITE.replace("lengths = [1, 4]", "lengths = [1, 1]").replace(
+        "steps = 12", "steps = 400\nstop_when_solved = true"
+    )
+    case = parse(text).cases()[0]
+    shares = []
+    record = run_case(case, checkpoints=tmp_path, on_progress=lambda of, share, said: shares.append(share))
+    assert record["result"]["examples_to_solve"] is not None
+    assert record["result"]["steps"] < 400
+    assert sum(shares) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +180,8 @@ def test_a_failed_training_is_told_and_the_rest_goes_on(tmp_path):
         ('training = "short"', 'training = "shart"', "did you mean 'short'"),
         ('task = "mixed"\n', "", "the key task is missing"),
         ('task = "mixed"\n', 'task = "mixt"\n', "did you mean 'mixed'"),
+        ('model = "gru"\n', 'model = "gru"\nseeed = 3\n', "unknown option of trained 'seeed'"),
+        ('model = "gru"\n', "model = 3\n", "a name in quotes is needed, not 3"),
         ("steps = 12", "stebs = 12", "did you mean 'steps'"),
         ("steps = 12", "steps = 0", "steps"),
         ('mixer = "gru"', 'mixer = "grU"', "gru"),
@@ -194,18 +224,21 @@ def test_a_module_of_ones_own_is_trained_too(tmp_path):
 def test_a_run_that_was_killed_goes_on_to_the_same_records(tmp_path, records):
     """kill -9 in the middle of a training; nothing is left behind, and --resume ends as if nothing had been."""
     file = tmp_path / "suite.toml"
-    file.write_text(SUITE.replace("steps = 12", "steps = 150"))
-    command = [sys.executable, "-m", "ngram_copy", "run", str(file), "--no-report", "--threads", "2", "--out"]
+    file.write_text(SUITE.replace("steps = 12", "steps = 400"))
+    script = Path(__file__).resolve().parents[1] / "support" / "run_killed.py"
+    command = [sys.executable, str(script), "run", str(file), "--no-report", "--threads", "2", "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
     process = subprocess.Popen(
         [*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    while not list(killed.glob(f"{CHECKPOINTS}/*/*")):
+    deadline = time.monotonic() + 120
+    while not any("seen" in read_extra(path.parent) for path in killed.glob(f"{CHECKPOINTS}/*/*.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.5)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     deadline = time.monotonic() + 20
     while _alive(process.pid):
         assert time.monotonic() < deadline, "a worker outlived its run"

@@ -55,7 +55,7 @@ def probe(
 
       ngram-copy probe ngram --option n=3
 
-      ngram-copy probe results/mine/checkpoint --length 64 --out results/probe
+      ngram-copy probe results/mine/checkpoints/CASE --length 64 --out results/probe
 
       ngram-copy probe prefix -o kept=8 --json | jq .effective_n
     """

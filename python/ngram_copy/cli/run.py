@@ -51,7 +51,8 @@ def run(
         ),
     ] = 1,
     device: Annotated[
-        str, typer.Option(help="Where models run: auto (a GPU where there is one), cpu, cuda, cuda:1, …")
+        str,
+        typer.Option(help="Where the models that it trains run: auto (a GPU where there is one), cpu, cuda, cuda:1, …"),
     ] = "auto",
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="In place of the suite's seeds.", show_default=False)
@@ -103,6 +104,11 @@ def run(
     with user_errors(SuiteError):
         for case in chosen:
             case.check()
+    if any(case.learned for case in chosen):
+        from ngram_copy.train import find_device
+
+        with user_errors(ValueError):
+            find_device(device)
     if verify:
         with user_errors(runner.VerificationError):
             count = sum(1 for _ in runner.verify(chosen))
@@ -122,7 +128,9 @@ def run(
                 print(canonical_json(record))
         todo = _with_trainings(todo, out, finished)
         with writer, _Display(screen, todo, quiet=as_json) as display, user_errors(OSError):
-            steps = runner.run_cases(todo, writer, threads=threads, device=device, on_progress=display.advance)
+            steps = runner.run_cases(
+                todo, writer, threads=threads, device=device, recorded=finished, on_progress=display.advance
+            )
             for record in steps:
                 if record["kind"] == "error":
                     failed.append(record)

@@ -46,26 +46,41 @@ class TrainedEngine(Engine):
         self.shape: ModelConfig | Callable[[int], nn.Module] = shape_of(model, vocab)
         self._inner: Engine | None = None
 
-    def prepare(self, folder: Path) -> None:
-        """Take the weights of a checkpoint.
+    def prepare(self, folder: Path, seed: int, device: str = "cpu") -> None:
+        """Take what a training left.
+
+        Parameters
+        ----------
+        folder : Path
+            Its checkpoint.
+        seed : int
+            Of the training: what a module of one's own draws beside its weights is drawn again.
+        device : str
+            Of torch.
 
         Raises
         ------
         ngram_copy.models.checkpoint.CheckpointError
-            If there is none, or it is damaged, or another model's.
+            If there is none, it is damaged or another model's, or the training has not ended.
         """
-        from ngram_copy.models import ModelConfig
-        from ngram_copy.models.checkpoint import CheckpointError, load_model, load_weights
+        import torch
 
+        from ngram_copy.models import ModelConfig
+        from ngram_copy.models.checkpoint import CheckpointError, load_model, load_weights, read_extra
+
+        if "result" not in read_extra(folder):
+            raise CheckpointError(f"{folder} holds a training that has not ended")
         if not isinstance(self.shape, ModelConfig):
-            module = self.shape(self.vocab.total)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                module = self.shape(self.vocab.total)
             load_weights(folder, module)
-            self._inner = ModuleEngine(self.vocab, module, source=self._source)
+            self._inner = ModuleEngine(self.vocab, module.to(device), source=self._source)
             return
         loaded = load_model(folder)
         if loaded.config.to_json() != self.shape.to_json():
             raise CheckpointError(f"{folder} holds another model than the one that is asked for")
-        self._inner = NeuralEngine(self.vocab, loaded.eval())
+        self._inner = NeuralEngine(self.vocab, loaded.to(device).eval())
 
     @property
     def inner(self) -> Engine:

@@ -52,11 +52,11 @@ def state_from_bytes(data: bytes, model: LanguageModel) -> State:
         tensors = load(data)
         size = int.from_bytes(data[:8], "little")
         header: dict[str, str] = json.loads(data[8 : 8 + size])["__metadata__"]
+        position = int(header["position"])
     except (SafetensorError, ValueError, KeyError) as error:
         raise StateBytesError(f"not a state: {error}") from error
     if header.get("format") != _FORMAT:
         raise StateBytesError(f"not a state of this version: format {header.get('format')!r}, not {_FORMAT!r}")
-    position = int(header["position"])
     layers: list[LayerState] = []
     for index, expected in enumerate(model.initial_state(1).layers):
         layer = {}
@@ -73,13 +73,6 @@ def state_from_bytes(data: bytes, model: LanguageModel) -> State:
             f"the state of another model: {numbers} numbers after {position} tokens, not {model.state_size(position)}"
         )
     return state
-
-
-def _header(text: bytes) -> dict[str, str]:
-    import json
-
-    metadata: dict[str, str] = json.loads(text)["__metadata__"]
-    return metadata
 
 
 # --- Rounding -------------------------------------------------------------------------------------------
@@ -109,16 +102,18 @@ class Codec:
     def __init__(self, model: LanguageModel, bits: int, state: State) -> None:
         if not 1 <= bits <= 16:
             raise ValueError(f"bits must be in 1 … 16, not {bits}")
+        if not all(len(x) for layer in state.layers for x in layer.values()):
+            raise ValueError("a codec is fitted on states, and there are none")
         self.bits = bits
         self._layers = [
-            {name: _Levels(bits, x, grows=mixer.grows) for name, x in layer.items()}
+            {name: _Levels(bits, x, grows=mixer.grows) for name, x in layer.items() if x.numel()}
             for mixer, layer in zip(model.mixers(), state.layers, strict=True)
         ]
 
     def __call__(self, state: State) -> State:
         """The state, each number replaced by the level of its cell."""
         layers = [
-            {name: levels[name](x) for name, x in layer.items()}
+            {name: levels[name](x) if x.numel() else x for name, x in layer.items()}
             for levels, layer in zip(self._layers, state.layers, strict=True)
         ]
         return State(state.position, layers)
@@ -131,10 +126,8 @@ class _Levels:
         self._count = 2**bits
         self._grows = grows
         flat = self._coordinates(values)
-        if not len(flat):
-            raise ValueError("a codec is fitted on states, and there are none")
-        self._low = flat.amin(0)
-        self._step = ((flat.amax(0) - self._low) / self._count).clamp(min=torch.finfo(flat.dtype).tiny)
+        self._low, high = flat.amin(0), flat.amax(0)
+        self._step = ((high - self._low) / self._count).clamp(min=torch.finfo(flat.dtype).tiny)
         index = self._index(flat).flatten()
         counts = flat.new_zeros(flat.shape[1] * self._count)
         sums = counts.clone()
@@ -142,7 +135,8 @@ class _Levels:
         sums.index_add_(0, index, flat.flatten())
         place = torch.arange(self._count, device=flat.device, dtype=flat.dtype) + 0.5
         middles = self._low[:, None] + self._step[:, None] * place
-        self._levels = torch.where(counts > 0, sums / counts.clamp(min=1), middles.flatten())
+        levels = torch.where(counts > 0, sums / counts.clamp(min=1), middles.flatten()).view(middles.shape)
+        self._levels = levels.clamp(self._low[:, None], high[:, None]).flatten()
 
     def __call__(self, values: Tensor) -> Tensor:
         rounded: Tensor = self._levels[self._index(self._coordinates(values))]

@@ -142,7 +142,7 @@ class Run:
                     log("loss", loss)
                     self._meter.report(self._seen, loss, self._lr)
                 if self._interrupt.asked or time.monotonic() - saved >= self._checkpoint_seconds:
-                    self._save({"seen": asdict(self._seen)}, running=True)
+                    self._save_running()
                     saved = time.monotonic()
                 if self._interrupt.asked:
                     raise KeyboardInterrupt
@@ -286,6 +286,12 @@ class Run:
             betas=(training.betas[0], training.betas[1]),
             fused=self._team.device.type in {"cpu", "cuda"},
         )
+
+    def _save_running(self) -> None:
+        """Write where the training stands, all losses read."""
+        if self._unread:
+            self._look()
+        self._save({"seen": asdict(self._seen)}, running=True)
 
     def _save(self, extra: dict[str, Any], *, running: bool) -> None:
         """Write a checkpoint, if the weights are worth keeping; the optimiser's state while it runs."""
