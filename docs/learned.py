@@ -6,6 +6,7 @@ python docs/learned.py results/2026-11-25-copy --page docs/learned.md
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,44 @@ def reaching(records: Sequence[Record]) -> str:
         row += [" ".join(shown(one) for one in cells(records, training, length)) for length in lengths]
         rows.append(row)
     return table(head, rows)
+
+
+def probed(probes: Sequence[Record]) -> str:
+    """What ``ngram-copy probe`` said of some of the models: a column for each.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    if not probes:
+        raise ValueError("no probes: ngram-copy probe CHECKPOINT --json > FOLDER/probe-NAME.json")
+    rows: dict[str, list[str]] = {"plain copies, whole": [], "length L, strings of each kind": []}
+    for one in probes:
+        plain = one["plain"]
+        rows["length L, strings of each kind"].append(f"{one['length']}, {one['strings']}")
+        rows["plain copies, whole"].append(f"{plain['count']} ({plain['low']:.2f}–{plain['high']:.2f})")
+        for name in ("there", "offset"):
+            by_n = ", ".join(str(row["once"]["said"][name]["count"]) for row in one["teleports"])
+            rows.setdefault(f"{name}, by n = 1 … {len(one['teleports'])}", []).append(by_n)
+        rows.setdefault("effective n", []).append(str(one["effective_n"] or "none"))
+        rows.setdefault("of several places", []).append(str(one["policy"] or "none"))
+        rows.setdefault("breaks at planted repeats of", []).append(str(one["breaks_at"] or "none"))
+        removed = {row["what"]: str(row["strings"]["count"]) for row in one["removed"] or []}
+        for kind in ("match", "back", "other"):
+            rows.setdefault(f"whole strings without all heads “{kind}”", []).append(
+                removed.get(f"all {kind}", "no such heads")
+            )
+    names = [str(one["file"]) for one in probes]
+    return table(["", *names], [[title, *row] for title, row in rows.items()])
+
+
+def read_probes(folder: Path) -> list[Record]:
+    """``probe-*.json`` in a results folder, by name."""
+    return [
+        {**json.loads(path.read_text(encoding="utf-8")), "file": path.stem.removeprefix("probe-")}
+        for path in sorted(folder.glob("probe-*.json"))
+    ]
 
 
 def of_kind(records: Iterable[Record], kind: str) -> list[Record]:
@@ -122,17 +161,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 TABLES = {"solving": solving, "reaching": reaching}
 
 
-def page(text: str, records: Sequence[Record]) -> str:
-    """The page with its tables made anew.
+def page(text: str, folder: Path) -> str:
+    """The page with its tables made anew from a results folder.
 
     Raises
     ------
     ValueError
         If marks or records are missing.
     """
+    records = read(folder)
     for name, make in TABLES.items():
         text = splice(text, make(records), name)
-    return text
+    return splice(text, probed(read_probes(folder)), "probed")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, required=True, help="Markdown file with the marks")
     options = parser.parse_args(arguments)
     try:
-        text = page(options.page.read_text(encoding="utf-8"), read(options.records))
+        text = page(options.page.read_text(encoding="utf-8"), options.records)
         options.page.write_text(text, encoding="utf-8")
     except (OSError, ResultsError, ValueError) as error:
         print(f"{options.records}: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ RECORDS = sorted((ROOT / "results").glob("*-copy"))[-1]
 
 def test_the_page_has_the_tables_of_the_newest_records():
     text = PAGE.read_text(encoding="utf-8")
-    assert learned.page(text, read(RECORDS)) == text
+    assert learned.page(text, RECORDS) == text
 
 
 def test_every_count_of_the_records_is_in_the_tables():
