@@ -16,8 +16,8 @@ A ``window`` is allowed with the others too: sliding-window attention. ``log_sca
 without a window at position i (from 1) by max(1, ln i / ln log_scale): softmax over a longer context stays as sharp
 as over ``log_scale`` tokens.
 
-The state is the keys and values: all of them for heads without a window; for the others, each as many of the last as the
-widest window needs, which is more than a narrower one would.
+The state is the keys and values: all of them for heads without a window; for the others, each as many of the last as
+the widest window needs, which is more than a narrower one would.
 """
 
 from __future__ import annotations
