@@ -259,13 +259,15 @@ def tiny(of):
     """A shipped suite with the shortest strings, trainings of two steps, and tiny models in place of the paper's."""
     suite = load(of)
     engines, found = dict(suite._engines), set()
+    recipes: dict[str, int] = {}
     for alias in suite._learned_from:
         name, options = engines[alias]
         model, training = dict(options["model"]), dict(options["training"])
         if model.get("preset") in {"small", "paper"}:
             model["preset"] = "tiny"
         low = training["lengths"][0]
-        training |= {"lengths": [low, low], "steps": 2, "tokens_per_step": 64, "warmup": 1, "precision": "float32"}
+        steps = 2 + recipes.setdefault(json.dumps(training), len(recipes))  # two recipes stay two
+        training |= {"lengths": [low, low], "steps": steps, "tokens_per_step": 256, "warmup": 1, "precision": "float32"}
         training |= {"eval_every": 1, "eval_examples": 2, "cap_share": 0.0, "packing": False}
         training["lr"] = training["lr"][0] if isinstance(training["lr"], list) else training["lr"]
         engines[alias] = (name, {"model": model, "training": training})
