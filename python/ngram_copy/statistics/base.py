@@ -1,0 +1,86 @@
+"""What a statistic is: something measured that is no engine's accuracy on a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from ngram_copy.engines.base import Engine
+from ngram_copy.tasks.base import Task
+
+Axis = Literal["engines", "n", "lengths"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a suite's ``[[statistics]]``: where a statistic is measured.
+
+    Attributes
+    ----------
+    task : Task
+        Where strings come from.
+    seed, examples : int
+        Which strings, and how many.
+    engine : Engine or None
+        Of the axis ``engines``.
+    n : int or None
+        Of the axis ``n``.
+    length : int or None
+        Of the axis ``lengths``.
+    """
+
+    task: Task
+    seed: int
+    examples: int
+    engine: Engine | None = None
+    n: int | None = None
+    length: int | None = None
+
+
+class Statistic(ABC):
+    """A statistic; made of the options of its table, as keyword arguments, which its constructor checks.
+
+    ``axes`` says what its table must list beside ``tasks``: a row is measured for each combination.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    axes: ClassVar[tuple[Axis, ...]]
+
+    @abstractmethod
+    def measure(self, row: Row, *, threads: int, answered: Callable[[int], None]) -> dict[str, Any]:
+        """Measure one row.
+
+        Parameters
+        ----------
+        row : Row
+        threads : int
+            No influence on the result.
+        answered : callable
+            To be called with the number of examples that were just done; ``row.examples`` in all.
+
+        Returns
+        -------
+        dict
+            JSON values, equal for equal rows; ``data_hash`` among them.
+
+        Raises
+        ------
+        ValueError
+            If the row cannot be measured; the text says why.
+        """
+
+    def check(self, row: Row) -> None:
+        """Refuse a row that cannot be measured, before a run.
+
+        Raises
+        ------
+        ValueError
+            Saying why.
+        """
+
+    def work(self, row: Row) -> float:
+        """How long ``measure`` takes, roughly, in tokens of a string that is copied symbolically."""
+        return float(row.examples * (row.length or 1))
