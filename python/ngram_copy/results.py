@@ -27,7 +27,7 @@ _FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
         "case": (*_CELL, "engine"),
         "result": ("data_hash", "strings", "tokens", "bits_recalled", "state_bits", "h_min", "string_bound"),
     },
-    "statistic": {"case": (*_CELL, "statistic", "n"), "result": ("data_hash", "windows", "p")},
+    "statistic": {"case": ("suite", "task", "seed", "examples", "statistic"), "result": ("data_hash",)},
     "training": {
         "case": ("suite", "label", "engine", "seed"),
         "result": (

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ngram_copy import ngram, score, theory, workers
+from ngram_copy import score, theory, workers
 from ngram_copy.engines.base import Engine
 from ngram_copy.engines.huggingface import HuggingFaceEngine
 from ngram_copy.engines.trained import TrainedEngine
@@ -127,8 +127,8 @@ def run_cases(
 ) -> Iterator[Record]:
     """Run cases; each record is on the disk when it is yielded.
 
-    Cases without learning come first, one after another on all threads. Trainings, and what measures them, run each on
-    one thread of a process of its own, ``threads`` at a time; a case that was trained before is not trained again.
+    Symbolic cases come first, one after another on all threads. Trainings, and what measures models, run each on one
+    thread of a process of its own, ``threads`` at a time; a case that was trained before is not trained again.
 
     Parameters
     ----------
@@ -151,13 +151,13 @@ def run_cases(
         Records of kind ``accuracy``, ``statistic``, ``training`` or, where a case raised an exception, ``error``.
     """
     checkpoints = writer.path.parent / CHECKPOINTS
-    learned = [case for case in cases if case.learned]
+    apart = [case for case in cases if case.apart]
     for case in cases:
-        if not case.learned:
+        if not case.apart:
             record = run_case(case, threads=threads, on_progress=on_progress)
             writer.write(record)
             yield record
-    for record in workers.run(learned, min(threads, len(learned)), run_case, checkpoints, device, on_progress):
+    for record in workers.run(apart, min(threads, len(apart)), run_case, checkpoints, device, on_progress):
         if record["kind"] == "error" or record["case_id"] not in recorded:
             writer.write(record)
             yield record
@@ -196,8 +196,10 @@ def run_case(
             environment |= used
         elif case.kind == "accuracy":
             result = _accuracy(case, threads, _engine(case, _of(case.trained_by, checkpoints), device), answered)
-        else:
-            result = _statistic(case, threads, answered)
+        elif case.statistic is not None:
+            engine = None if case.engine_name is None else _engine(case, _of(case.trained_by, checkpoints), device)
+            result = case.statistic.measure(case.row(engine), threads=threads, answered=answered)
+            result["provenance"] = case.provenance
         kind: str = case.kind
     except Exception as error:
         kind = "error"
@@ -220,7 +222,9 @@ def work(case: Case) -> float:
         options = case.engine_options["training"]
         grid = len(options["lr"]) if isinstance(options["lr"], list) else 1
         return float(grid * options["steps"] * options["tokens_per_step"] * 50)
-    return float(_strings(case) * case.length * (20 if case.learned else 1))
+    if case.statistic is not None:
+        return case.statistic.work(case.row(None))
+    return float(_strings(case) * case.length * (20 if case.apart else 1))
 
 
 def _strings(case: Case) -> int:
@@ -249,7 +253,7 @@ def verify(cases: Sequence[Case]) -> Iterator[Case]:
     seen = set()
     for case in cases:
         key = (case.task, case.length, case.seed)
-        if key in seen:
+        if key in seen or (case.statistic is not None and "lengths" not in case.statistic.axes):
             continue
         seen.add(key)
         batch = case.task.batch(case.length, seed=case.seed, split="test", start=0, count=min(VERIFIED, case.examples))
@@ -548,36 +552,6 @@ def _bits_recalled(bits: NDArray[np.float64], state_bits: NDArray[np.float64]) -
         "low": low,
         "high": high,
         "p_value": score.bits_recalled_p_value(bits, state_bits),
-    }
-
-
-# --- Statistics -----------------------------------------------------------------------------------------
-
-
-def _statistic(case: Case, threads: int, answered: Answered) -> dict[str, Any]:
-    """How many of the strings to remember hold some n-gram twice."""
-    if case.n is None:
-        raise ValueError(f"the case {case.name} has no n")
-    data = DataHash()
-    repeating = distinct = 0
-    for batch in _batches(case, "test", case.examples, threads):
-        data.update(batch)
-        for prompt in batch.prompts():
-            found = ngram.ngram_statistics(prompt[1:-1], case.n)
-            repeating += found.distinct < found.total
-            distinct += found.distinct
-        answered(len(batch))
-    share = _share(repeating, case.examples)
-    return {
-        "data_hash": data.hexdigest(),
-        "provenance": case.provenance,
-        "windows": {"repeating": repeating, "total": case.examples},
-        "p": {"value": repeating / case.examples, "low": share["low"], "high": share["high"]},
-        "formula": {
-            "union": theory.p_ngram_union_bound(case.length, case.n, case.task.vocab.size),
-            "exact": theory.p_ngram(case.length, case.n, case.task.vocab.size),
-        },
-        "distinct": distinct,
     }
 
 

@@ -31,6 +31,7 @@ from ngram_copy.engines.huggingface import HuggingFaceEngine
 from ngram_copy.engines.own import content_hash
 from ngram_copy.engines.trained import TrainedEngine, shape_of
 from ngram_copy.results import SCHEMA, canonical_json
+from ngram_copy.statistics import STATISTICS, Row, Statistic
 from ngram_copy.tasks import TASKS
 from ngram_copy.tasks.base import Batch, Task, TextTask
 
@@ -57,18 +58,22 @@ class _Table(BaseModel):
 
 class _Entry(_Table):
     tasks: _Names
-    lengths: _Lengths
     seeds: _Seeds = [0]
     examples: _Examples = 1000
 
 
 class _Cases(_Entry):
     engines: _Names
+    lengths: _Lengths
 
 
 class _Statistics(_Entry):
-    statistic: Literal["repeats"]
-    n: Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=1)]
+    model_config = ConfigDict(extra="allow", strict=True)  # options of the statistic
+
+    statistic: str
+    engines: _Names | None = None
+    n: Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=1)] | None = None
+    lengths: _Lengths | None = None
 
 
 class _File(_Table):
@@ -95,8 +100,8 @@ class Case:
     kind : {"accuracy", "statistic", "training"}
         What kind of record it gives.
     name : str
-        ``task/engine/L/seed`` by the suite's aliases (``task/repeats-n/L/seed`` for a statistic, ``training/…`` for a
-        training): for people and for ``--only``.
+        ``task/engine/L/seed`` by the suite's aliases; ``task/repeats-n/L/seed`` for a statistic, with the engine before
+        it and without n or L where its axes are others; ``training/…`` for a training: for people and ``--only``.
     case_id : str
         16 hexadecimal digits of the SHA-256 of all that determines the result.
     description : dict
@@ -106,13 +111,15 @@ class Case:
     provenance : dict
         ``task.provenance()``, part of the identity.
     length, seed, examples : int
-        What is drawn from the task.
+        What is drawn from the task; of a statistic without lengths, 1.
     engine_name : str or None
-        Key of ``ENGINES``; None for a statistic.
+        Key of ``ENGINES``; None for a statistic without engines.
     engine_options : dict
         All options of the engine, defaults included.
+    statistic : Statistic or None
+        What is measured, if not accuracy.
     n : int or None
-        The n-gram length of a statistic.
+        The n-gram length of a statistic that has it among its axes.
     validation : Task or None
         Of a training: what it is judged by while it lasts.
     trained_by : Case or None
@@ -130,6 +137,7 @@ class Case:
     examples: int
     engine_name: str | None = None
     engine_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    statistic: Statistic | None = None
     n: int | None = None
     validation: Task | None = None
     trained_by: Case | None = None
@@ -139,12 +147,24 @@ class Case:
         """Whether this is a training, or measures what one left."""
         return self.kind == "training" or self.trained_by is not None
 
+    @property
+    def apart(self) -> bool:
+        """Whether it runs on one thread of a process of its own, as torch's floats depend on their number."""
+        engine = None if self.engine_name is None else ENGINES[self.engine_name]
+        return self.learned or any(one is not None and one.one_thread for one in (engine, self.statistic))
+
     def engine(self) -> Engine:
         """Make the engine of an accuracy case or a training, without what is learned."""
         if self.engine_name is None:
             raise ValueError(f"the case {self.name} is a statistic: it has no engine")
         make: Callable[..., Engine] = ENGINES[self.engine_name]
         return make(self.task.vocab, **self.engine_options)
+
+    def row(self, engine: Engine | None) -> Row:
+        """Where a statistic is measured; ``engine`` with what it learned."""
+        axes = () if self.statistic is None else self.statistic.axes
+        length = self.length if "lengths" in axes else None
+        return Row(self.task, self.seed, self.examples, engine, self.n, length)
 
     def training(self) -> Training:
         """The options of a training."""
@@ -163,16 +183,16 @@ class Case:
             If the task cannot make such an example or the engine cannot answer it; the text names the case.
         """
         try:
-            batch = first_example(self.task, self.length, self.seed)
             learned = self.task if self.trained_by is None else self.trained_by.task
             if learned.vocab != self.task.vocab:
                 raise ValueError(
                     f"it learns {learned.vocab.size} tokens, and {self.task.name} has {self.task.vocab.size}"
                 )
-            if self.kind != "statistic":
-                _try(self.engine(), self.task, batch)
-            elif (batch.tokens[0, 1 : batch.cut[0] - 1] >= self.task.vocab.size).any():
-                raise ValueError(f"the prompts of {self.task.name} are not one string")
+            engine = None if self.engine_name is None else self.engine()
+            if self.statistic is not None:
+                self.statistic.check(self.row(engine))
+            elif engine is not None:
+                _try(engine, self.task, first_example(self.task, self.length, self.seed))
         except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
             raise SuiteError(f"the case {self.name} cannot run: {error}") from error
 
@@ -299,9 +319,14 @@ class Suite:
         for engine in reasons.keys() - fitting:
             raise SuiteError(f"the model {engine} fits no case: {reasons[engine]}")
         for statistic in self._file.statistics:
+            made = _make_statistic(statistic)
             seeds = statistic.seeds if seed is None else [seed]
-            for line in itertools.product(statistic.tasks, statistic.n, statistic.lengths, seeds):
-                self._add(found, self._statistic(*line, statistic.examples))
+            axes = [getattr(statistic, axis) if axis in made.axes else [None] for axis in _AXES]
+            for task, engine, n, length, one in itertools.product(statistic.tasks, *axes, seeds):
+                case = self._statistic(statistic, task, engine, n, length, one)
+                if case.trained_by is not None:
+                    self._add(found, case.trained_by)
+                self._add(found, case)
         return list(found.values())
 
     def _add(self, found: dict[str, Case], case: Case) -> None:
@@ -310,26 +335,9 @@ class Suite:
             raise SuiteError(f"{self.source}: {known.name} and {case.name} are the same case under two names")
 
     def _accuracy(self, task: str, engine: str, length: int, seed: int, examples: int) -> Case:
-        engine_name, options = self._engines[engine]
-        determines: dict[str, Any] = {"engine": {"name": engine_name, **options}}
-        if issubclass(ENGINES[engine_name], ForeignEngine):
-            determines["weights"] = self._weights(task, engine)
-        training = self._training(engine, seed) if engine in self._learned_from else None
-        if training is not None:
-            determines["trained_by"] = training.case_id
-        return self._case(
-            "accuracy",
-            f"{task}/{engine}/{length}/{seed}",
-            determines,
-            task,
-            length,
-            seed,
-            examples,
-            label=engine,
-            engine_name=engine_name,
-            engine_options=options,
-            trained_by=training,
-        )
+        determines, rest = self._of_engine(task, engine, seed)
+        name = f"{task}/{engine}/{length}/{seed}"
+        return self._case("accuracy", name, determines, task, length, seed, examples, **rest)
 
     def _weights(self, task: str, engine: str) -> dict[str, Any]:
         """What a model from elsewhere is, beside its options."""
@@ -365,10 +373,37 @@ class Suite:
             validation=validation,
         )
 
-    def _statistic(self, task: str, n: int, length: int, seed: int, examples: int) -> Case:
-        determines = {"statistic": "repeats", "n": n}
-        name = f"{task}/repeats-{n}/{length}/{seed}"
-        return self._case("statistic", name, determines, task, length, seed, examples, label=task, n=n)
+    def _statistic(
+        self, entry: _Statistics, task: str, engine: str | None, n: int | None, length: int | None, seed: int
+    ) -> Case:
+        options = dict(entry.model_extra or {})
+        determines: dict[str, Any] = {"statistic": entry.statistic}
+        if n is not None:
+            determines["n"] = n
+        if options:
+            determines["options"] = options
+        measured = entry.statistic if n is None else f"{entry.statistic}-{n}"
+        parts = [task, engine, measured, length, seed]
+        name = "/".join(str(part) for part in parts if part is not None)
+        made = _make_statistic(entry)
+        rest: dict[str, Any] = {"label": task, "statistic": made, "n": n}
+        if engine is not None:
+            engine_determines, of_engine = self._of_engine(task, engine, seed)
+            determines |= engine_determines
+            rest |= of_engine
+        return self._case("statistic", name, determines, task, length, seed, entry.examples, **rest)
+
+    def _of_engine(self, task: str, engine: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What an engine adds to what determines a case, and to the case."""
+        engine_name, options = self._engines[engine]
+        determines: dict[str, Any] = {"engine": {"name": engine_name, **options}}
+        if issubclass(ENGINES[engine_name], ForeignEngine):
+            determines["weights"] = self._weights(task, engine)
+        training = self._training(engine, seed) if engine in self._learned_from else None
+        if training is not None:
+            determines["trained_by"] = training.case_id
+        rest = {"label": engine, "engine_name": engine_name, "engine_options": options, "trained_by": training}
+        return determines, rest
 
     def _case(
         self,
@@ -376,7 +411,7 @@ class Suite:
         name: str,
         determines: dict[str, Any],
         task_alias: str,
-        length: int,
+        length: int | None,
         seed: int,
         examples: int,
         *,
@@ -388,7 +423,7 @@ class Suite:
         determines = {
             "task": _described(task),
             **determines,
-            "length": length,
+            **({} if length is None else {"length": length}),
             "seed": seed,
             "examples": examples,
         }
@@ -400,7 +435,7 @@ class Suite:
             description={"suite": self.name, **determines, "label": label},
             task=task,
             provenance=provenance,
-            length=length,
+            length=length or 1,
             seed=seed,
             examples=examples,
             **rest,
@@ -507,7 +542,11 @@ def parse(text: str, source: str = "suite.toml") -> Suite:
         _require_known(entry.tasks, tasks, f"{source}: cases[{index}].tasks", "task alias")
         _require_known(entry.engines, engines, f"{source}: cases[{index}].engines", "engine alias")
     for index, statistic in enumerate(file.statistics):
-        _require_known(statistic.tasks, tasks, f"{source}: statistics[{index}].tasks", "task alias")
+        where = f"{source}: statistics[{index}]"
+        _require_known([statistic.statistic], STATISTICS, f"{where}.statistic", "statistic")
+        _require_known(statistic.tasks, tasks, f"{where}.tasks", "task alias")
+        _require_known(statistic.engines or [], engines, f"{where}.engines", "engine alias")
+        _check_statistic(statistic, where)
     if not file.cases and not file.statistics:
         raise SuiteError(f"{source}: nothing to run: add a [[cases]] or a [[statistics]] table")
     return Suite(file.name, file.description, text, source, file, tasks, engines, learned_from)
@@ -578,6 +617,34 @@ def make_task(name: str, options: Mapping[str, Any], where: str) -> Task:
     return task
 
 
+def _make_statistic(entry: _Statistics) -> Statistic:
+    make: Callable[..., Statistic] = STATISTICS[entry.statistic]
+    return make(**(entry.model_extra or {}))
+
+
+def _check_statistic(entry: _Statistics, where: str) -> None:
+    """Hold the axes and the options of a statistic's table against its class, and fill the options' defaults in."""
+    cls = STATISTICS[entry.statistic]
+    axes: tuple[str, ...] = cls.axes
+    known = [*(name for name in _Statistics.model_fields if name in axes or name not in _AXES), *signature_of(cls)]
+    extra = dict(entry.model_extra or {})
+    for key in [*extra, *(axis for axis in _AXES if axis not in axes and getattr(entry, axis) is not None)]:
+        if key not in known:
+            raise SuiteError(f"{where}.{key}: unknown key{did_you_mean(key, known)}")
+    for axis in axes:
+        if getattr(entry, axis) is None:
+            raise SuiteError(f"{where}.{axis}: this key is missing: {entry.statistic} is measured for each of them")
+    checked = check_options(cls, extra, where)
+    try:
+        cls(**checked)
+    except (TypeError, ValueError) as error:
+        raise SuiteError(f"{where}: {_one_line(error)}") from error
+    entry.__pydantic_extra__ = checked
+
+
+_AXES = ("engines", "n", "lengths")
+
+
 def _learned(
     options: dict[str, Any], file: _File, tasks: Mapping[str, Task], where: str, source: str
 ) -> tuple[dict[str, Any], tuple[Task, Task]]:
@@ -620,9 +687,10 @@ def expanded(model: Mapping[str, Any], task: Task) -> dict[str, Any]:
         If an option is unknown or a size is not allowed.
     """
     from ngram_copy.models import ModelConfig
+    from ngram_copy.models.bottleneck import BottleneckConfig
 
     shape = shape_of(model, task.vocab)
-    return shape.to_json() if isinstance(shape, ModelConfig) else {**model, "file": content_hash(model["build"])}
+    return shape.to_json() if isinstance(shape, ModelConfig | BottleneckConfig) else {**model, "file": content_hash(model["build"])}
 
 
 def _pop_name(table: dict[str, Any], key: str, known: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Learned cases in processes of their own: a training first, then what measures it.
+"""Models in processes of their own: a training first, then what measures it.
 
 One thread a process is safest for models this small (two busy processes of two threads each are many times slower), so
 cells run beside each other instead. A worker ends when the run does, however that ends.

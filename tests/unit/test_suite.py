@@ -217,7 +217,7 @@ def test_one_case_under_two_names_is_refused():
             r"cases\[0\]\.tasks: unknown task alias 'leters'; did you mean 'letters'",
         ),
         ('"prefix"]', '"prefiks"]', r"cases\[0\]\.engines: unknown engine alias 'prefiks'; did you mean 'prefix'"),
-        ('"repeats"', '"repeat"', r"statistics\[0\]\.statistic: must be 'repeats', not 'repeat'"),
+        ('"repeats"', '"repeat"', r"statistics\[0\]\.statistic: unknown statistic 'repeat'; did you mean 'repeats'"),
         ('tasks = ["letters"]', 'tasks = ["x"]', r"statistics\[0\]\.tasks: unknown task alias 'x'"),
     ],
 )

@@ -42,6 +42,8 @@ class Engine(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    one_thread: ClassVar[bool] = False
+    """Whether its numbers depend on how many threads there are: a run gives it one."""
 
     vocab: VocabularySpec
 

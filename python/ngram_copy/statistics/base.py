@@ -48,6 +48,8 @@ class Statistic(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     axes: ClassVar[tuple[Axis, ...]]
+    one_thread: ClassVar[bool] = False
+    """Whether it computes with torch, of which a run gives it one thread, in a process of its own."""
 
     @abstractmethod
     def measure(self, row: Row, *, threads: int, answered: Callable[[int], None]) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class Statistic(ABC):
             If the row cannot be measured; the text says why.
         """
 
-    def check(self, row: Row) -> None:
+    def check(self, row: Row) -> None:  # noqa: B027 (most have nothing to refuse)
         """Refuse a row that cannot be measured, before a run.
 
         Raises
