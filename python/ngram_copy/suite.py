@@ -137,7 +137,7 @@ class Case:
     examples: int
     engine_name: str | None = None
     engine_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    statistic: Statistic | None = None
+    statistic: Statistic | None = dataclasses.field(default=None, compare=False)  # said by the description
     n: int | None = None
     validation: Task | None = None
     trained_by: Case | None = None
