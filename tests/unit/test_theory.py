@@ -243,10 +243,15 @@ def test_the_numbers_of_the_construction():
     assert theory.median_length(4, 64) == pytest.approx(4864.8, abs=0.1)
     assert theory.median_length(4000, 26) == math.inf
     sizes = theory.construction_sizes(3, 26)
-    assert (sizes.heads, sizes.token_bits, sizes.d_model, sizes.d_mlp, sizes.head_dims) == ((3, 1), 5, 47, 33, (6, 18))
-    assert sizes.parameters == 47 * (28 + 18 + 18 + 33 + 33 + 18 + 18 + 5 + 5 + 28) + 28
-    small = theory.construction_sizes(3, 2, snapping=True, in_place=True)
-    assert (small.token_bits, small.d_model, small.d_mlp) == (2, 14, 30)
+    assert (sizes.heads, sizes.token_bits, sizes.d_model, sizes.d_mlp, sizes.head_dims) == ((3, 1), 5, 49, 66, (6, 18))
+    layers = 49 * (3 + 3 + 18 + 18) + 49 * (66 + 66) + 66 + 49 + 49 * (18 + 18 + 6 + 6)
+    assert sizes.parameters == 2 * 49 * 30 + 30 + layers
+    small = theory.construction_sizes(3, 2, snapping=False, end_of_string=False)
+    assert (small.token_bits, small.d_model, small.d_mlp, small.value_dim) == (2, 23, 15, 2)
+    named = theory.construction_sizes(3, 26, value="one-hot")
+    assert (named.d_model, named.value_dim) == (49 + 2 * 26 - 5, 27)
+    with pytest.raises(ValueError, match="value must be one of bits, one-hot, not 'both'"):
+        theory.construction_sizes(3, 26, value="both")
     assert [theory.construction_sizes(1, d).token_bits for d in (1, 4, 5, 64, 65)] == [2, 2, 3, 6, 7]
 
 

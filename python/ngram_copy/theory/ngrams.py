@@ -298,8 +298,10 @@ class ConstructionSizes:
         Width, and hidden units of the first layer's MLP (the second has none).
     head_dims : tuple of int
         Size of a value of layer 1, and of a query and key of layer 2.
+    value_dim : int
+        Size of a value of layer 2.
     parameters : int
-        Entries of the dense matrices; see ``construction_sizes``.
+        Entries of all its matrices and biases, zeros too.
     """
 
     heads: tuple[int, int]
@@ -307,38 +309,46 @@ class ConstructionSizes:
     d_model: int
     d_mlp: int
     head_dims: tuple[int, int]
+    value_dim: int
     parameters: int
 
 
 def construction_sizes(
-    n: SupportsIndex, vocab_size: SupportsIndex, *, snapping: bool = False, in_place: bool = False
+    n: SupportsIndex,
+    vocab_size: SupportsIndex,
+    *,
+    value: str = "bits",
+    end_of_string: bool = True,
+    snapping: bool = True,
 ) -> ConstructionSizes:
     """Sizes of a constructed two-layer transformer whose copying error is at most p_ngram(L).
 
     With m = max(2, ⌈log2 D⌉) bits a token and e = m + 1 (a flag tells boundaries): n heads of Hard-ALiBi and one
-    head without positions; ``d_model = e·(2n + 1) + m`` (``e·(n + 1) + m`` in place); ``d_mlp = n·(2m + 1)``, with
-    ``snapping`` (rounding for low precision) ``n·(4m + 2)``. All grow as n·log D, the length that is copied as
-    D^(n/2): exponentially in the heads.
-
-    ``parameters`` counts each matrix as dense: the embedding and the output of D + 2 tokens, values and outputs of
-    layer 1 (its queries and keys are zero), the MLP, queries, keys, values and outputs of layer 2, the output's
-    D + 2 biases and the thresholds of a snapping MLP.
+    head without positions; ``d_model = e·(2n + 1) + m``, where the end of the string is predicted 2 more, and with
+    one-hot values 2D - m more; ``d_mlp = n·(2m + 1)``, with ``snapping`` (rounding for low precision) twice as many.
+    All grow as n·log D, the length that is copied as D^(n/2): exponentially in the heads.
 
     Raises
     ------
     ValueError
-        If ``n`` < 1 or ``vocab_size`` < 1.
+        If ``n`` < 1, ``vocab_size`` < 1 or ``value`` is neither "bits" nor "one-hot".
     """
     n = integer("n", n, 1)
     d = integer("vocab_size", vocab_size, 1)
+    if value not in {"bits", "one-hot"}:
+        raise ValueError(f"value must be one of bits, one-hot, not {value!r}")
     m = max(2, (d - 1).bit_length())
     e = m + 1
-    d_model = e * ((n if in_place else 2 * n) + 1) + m
-    d_mlp = n * (4 * m + 2 if snapping else 2 * m + 1)
-    tokens = d + 2
-    matrices = d_model * (2 * tokens + 2 * n * e + 2 * d_mlp + 2 * n * e + 2 * m)
-    biases = tokens + (d_mlp if snapping else 0)
-    return ConstructionSizes((n, 1), m, d_model, d_mlp, (e, n * e), matrices + biases)
+    value_dim = (m if value == "bits" else d) + end_of_string
+    d_model = e * (2 * n + 1) + end_of_string + (0 if value == "bits" else d) + value_dim
+    d_mlp = n * (2 * m + 1) * (2 if snapping else 1)
+    tokens = d + 4
+    embedding_and_head = 2 * tokens * d_model + tokens
+    averages = 2 * n * (1 + e) * d_model
+    mlp = 2 * d_mlp * d_model + d_mlp + d_model
+    look_up = 2 * (n * e + value_dim) * d_model
+    parameters = embedding_and_head + averages + mlp + look_up
+    return ConstructionSizes((n, 1), m, d_model, d_mlp, (e, n * e), value_dim, parameters)
 
 
 def _distribution(values: ArrayLike) -> NDArray[np.float64]:
