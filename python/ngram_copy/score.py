@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -408,7 +408,7 @@ def row_verdicts(records: Iterable[Mapping[str, Any]]) -> dict[str, RowVerdict]:
 
 
 def verdicts(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Test the claims of the theory on the accuracy records of a run, by exact tests.
+    """Test the claims of the theory on the records of a run, by exact tests and by counts.
 
     Parameters
     ----------
@@ -429,16 +429,30 @@ def verdicts(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         - ``prefix_fits``: {cells, min_p, rows}: does the prefix machine reach the bound? Two-sided ``binomial_test``
           in each cell of uniform strings with a bound in [0.05, 0.95]; rows are {case_id, label, k, N, bound, p}.
         - ``copier_rule``: {strings, disagreements}: does the exact copier succeed exactly where no n-gram repeats?
+        - ``agreement``: {records, strings, positions, disagreements, undetermined, rule_strings, repeat_strings,
+          rule_disagreements}: sums over all records in which the constructed transformer is held against the copier.
+        - ``census``: {counts, strings, above, largest}: does some engine copy more strings than it has states? A count
+          is an engine and a length, of all its strings; ``largest`` is {share, engine, length}.
+        - ``half_length``: {points, outside, worst, small, equal, small_outside, slopes}: does the longest string with
+          an error of 1/2 follow the formula? ``points`` have D^n >= ``ASYMPTOTIC`` and are held against it, ``small``
+          ones against exact counts (``equal`` of them are the same number); those ``outside`` fail ``half_length_fits``.
+          ``worst`` is {label, value, formula}, ``slopes`` are those of ``half_length_slope`` by D.
 
-        Without any cell the p-values are None.
+        Without any cell the p-values are None; the last three are there only where there are such records.
     """
+    records = list(records)
     accuracy = [record for record in records if record.get("kind") == "accuracy"]
-    return {
+    found = {
         "above_bound": _above_bound(accuracy),
         "bits_above_state": _bits_above_state(accuracy),
         "prefix_fits": _prefix_fits(accuracy),
         "copier_rule": _copier_rule(accuracy),
     }
+    for statistic, test in _TESTS.items():
+        rows = [r for r in records if r.get("kind") == "statistic" and r["case"].get("statistic") == statistic]
+        if rows:
+            found[statistic.replace("-", "_")] = test(rows)
+    return found
 
 
 class _Cell(NamedTuple):
@@ -505,8 +519,7 @@ def _prefix_fits(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for record in records:
         case, result = record["case"], record["result"]
         task, bound = case["task"], result.get("string_bound")
-        uniform = task["name"] == "copy" and task.get("source", "uniform") == "uniform"
-        if case["engine"]["name"] == "prefix" and uniform and bound is not None and 0.05 <= bound <= 0.95:
+        if case["engine"]["name"] == "prefix" and is_uniform(task) and bound is not None and 0.05 <= bound <= 0.95:
             k, n = result["strings"]["correct"], result["strings"]["total"]
             label = f"{_label(case)}, L = {case['length']}"
             p = binomial_test(k, n, bound)
@@ -524,10 +537,149 @@ def _copier_rule(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
+# --- The constructed transformer, and the law -----------------------------------------------------------
+
+ASYMPTOTIC = 1000
+"""D^n from which on the formula of L½ is held against what was measured; below, exact counts are."""
+
+LENGTH_TOLERANCE, LENGTH_SHARE = 1.0, 0.03
+"""Tokens, and share of the formula, by which a measured L½ may be off."""
+
+
+def is_uniform(task: Mapping[str, Any]) -> bool:
+    """Whether a record's ``case.task`` copies uniform strings."""
+    return bool(task["name"] == "copy" and task.get("source", "uniform") == "uniform")
+
+
+def half_length_fits(measured: float, formula: float) -> bool:
+    """Whether a measured L½ is within one token and 3% of what it should be."""
+    return abs(measured - formula) <= LENGTH_TOLERANCE + LENGTH_SHARE * formula
+
+
+class Slope(NamedTuple):
+    """By how much log2(L½ - n) grows with each token of n.
+
+    Attributes
+    ----------
+    value, low, high : float
+        With its 95% interval.
+    expected : float
+        ½·log2 D.
+    points : int
+        Lengths n that it goes through.
+    """
+
+    value: float
+    low: float
+    high: float
+    expected: float
+    points: int
+
+
+def half_length_slope(points: Sequence[tuple[int, float, float, float]], vocab_size: int) -> Slope | None:
+    """Fit a line through log2(L½ - n) by weighted least squares.
+
+    The weights are 1/σ², with σ from the 95% intervals of L½; the interval of the slope follows from these σ alone:
+    ``±1.96/sqrt(Σ (n - n̄)²/σ²)``. It holds for independent measurements and takes the line for granted.
+
+    Parameters
+    ----------
+    points : sequence of (int, float, float, float)
+        n, and L½ with the ends of its 95% interval.
+    vocab_size : int
+        D, for ½·log2 D.
+
+    Returns
+    -------
+    Slope or None
+        None for fewer than two n.
+    """
+    if len({n for n, *_ in points}) < 2:
+        return None
+    n = np.array([point[0] for point in points], dtype=np.float64)
+    value, low, high = (np.array([point[place] for point in points], dtype=np.float64) for place in (1, 2, 3))
+    y, bottom, top = (np.log2(np.maximum(length - n, 0.5)) for length in (value, low, high))
+    # A token is the least that an interval can tell apart.
+    sigma = np.maximum(top - bottom, np.log2(1 + 1 / np.maximum(value - n, 1.0))) / (2 * _NORMAL)
+    weight = 1 / sigma**2
+    centred = n - np.average(n, weights=weight)
+    spread = float((weight * centred**2).sum())
+    slope = float((weight * centred * y).sum()) / spread
+    half = _NORMAL / float(np.sqrt(spread))
+    return Slope(slope, slope - half, slope + half, float(np.log2(vocab_size)) / 2, len(points))
+
+
+_NORMAL = 1.959963984540054  # of a standard normal variable, 95% lie within it
+
+
+def _agreement(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    keys = (
+        *("strings", "positions", "disagreements", "undetermined"),
+        *("rule_strings", "repeat_strings", "rule_disagreements"),
+    )
+    return {"records": len(records)} | {key: sum(int(r["result"][key]) for r in records) for key in keys}
+
+
+def _census(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rows = [(record["case"], row) for record in records for row in record["result"]["rows"]]
+    shares = [
+        {"share": row["copied"] / row["states"], "engine": _label(case), "length": int(row["length"])}
+        for case, row in rows
+    ]
+    return {
+        "counts": len(rows),
+        "strings": sum(int(row["strings"]) for _, row in rows),
+        "above": sum(row["copied"] > row["states"] for _, row in rows),
+        "largest": max(shares, key=lambda found: float(found["share"]), default=None),
+    }
+
+
+def _half_length(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    large: list[dict[str, Any]] = []
+    small: list[dict[str, Any]] = []
+    points: defaultdict[int, list[tuple[int, float, float, float]]] = defaultdict(list)
+    for record in records:
+        case, result = record["case"], record["result"]
+        half, exact = result["half"], (result.get("exact") or {}).get("half")
+        if not is_uniform(case["task"]) or half is None or half["value"] is None:
+            continue
+        d, n = int(case["task"]["vocab_size"]), int(case["n"])
+        found = {"label": f"D = {d}, n = {n}", "value": float(half["value"])}
+        if d**n >= ASYMPTOTIC:
+            large.append({**found, "formula": float(result["formula"]["half"])})
+            points[d].append((n, float(half["value"]), float(half["low"]), float(half["high"])))
+        elif exact is not None:
+            small.append({**found, "formula": float(exact)})
+    slopes = {d: half_length_slope(found, d) for d, found in sorted(points.items())}
+
+    def off(found: Mapping[str, Any]) -> float:
+        value, formula = float(found["value"]), float(found["formula"])
+        return abs(value - formula) / (LENGTH_TOLERANCE + LENGTH_SHARE * formula)
+
+    return {
+        "points": len(large),
+        "outside": sum(not half_length_fits(found["value"], found["formula"]) for found in large),
+        "worst": max(large, key=off, default=None),
+        "small": len(small),
+        "equal": sum(found["value"] == found["formula"] for found in small),
+        "small_outside": sum(not half_length_fits(found["value"], found["formula"]) for found in small),
+        "slopes": {d: slope._asdict() for d, slope in slopes.items() if slope is not None},
+    }
+
+
+_TESTS: dict[str, Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]] = {
+    "agreement": _agreement,
+    "census": _census,
+    "half-length": _half_length,
+}
+"""What is tested on the records of a statistic."""
+
+
 __all__ = [
     "ErrorClass",
     "Match",
     "RowVerdict",
+    "Slope",
     "Smoothing",
     "binomial_tail",
     "binomial_test",
@@ -535,7 +687,10 @@ __all__ = [
     "bits_recalled_p_value",
     "classify_error",
     "exact_match",
+    "half_length_fits",
+    "half_length_slope",
     "is_learned",
+    "is_uniform",
     "mean_interval",
     "poisson_binomial_tail",
     "row_verdict",

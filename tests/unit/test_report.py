@@ -15,7 +15,7 @@ import report_records
 from rich.console import Console
 
 from ngram_copy import report, score
-from ngram_copy.report import charts, learned, markdown, page, sentences
+from ngram_copy.report import charts, learned, markdown, page, plots, sentences, style
 from ngram_copy.report.markdown import CELL_HEADINGS, LEARNED_HEADINGS, cell_table
 from ngram_copy.report.summary import family, full_label, number, percent, summarise
 from ngram_copy.report.verdict import judge
@@ -259,7 +259,7 @@ def test_without_tests_nothing_is_claimed():
 
 def test_all_four_charts_are_drawn(summary):
     assert [(chart.key, type(chart)) for chart in charts.build(summary)] == [
-        (key, charts.Chart) for key in ("bits", "strings", "repeats", "tables")
+        (key, plots.Chart) for key in ("bits", "strings", "repeats", "tables")
     ]
 
 
@@ -270,18 +270,18 @@ def test_a_chart_without_data_says_which_records_it_needs(records):
     assert "source is known" in by_key["bits"].reason
     assert "statistic records" in by_key["repeats"].reason
     assert "engine 'bounded'" in by_key["tables"].reason
-    assert isinstance(by_key["strings"], charts.Chart)
+    assert isinstance(by_key["strings"], plots.Chart)
 
 
 def test_every_series_has_its_own_colour_and_kinds_their_own_shape(summary):
-    styles = charts.engine_styles(summary.cells)
+    styles = style.engine_styles(summary.cells)
     assert len({style.colour for style in styles.values()}) == len(styles)
     shapes = {cell.family: styles[cell.engine].shape for cell in summary.cells}
     assert len(set(shapes.values())) == len(shapes)
 
 
 def test_configurations_are_in_the_order_of_their_numbers(summary):
-    styles = charts.engine_styles(summary.cells[::-1])
+    styles = style.engine_styles(summary.cells[::-1])
     assert [engine for engine in styles if engine.startswith("bounded")] == [
         "bounded-64",
         "bounded-256",
@@ -585,12 +585,12 @@ def test_learned_engines_come_after_symbolic_ones(both):
     kinds = [cell.learned for cell in both.cells if cell.task == "copy D=26 uniform"]
     assert kinds == sorted(kinds)
     assert list(both.engines)[-5:] == ["hard-alibi", "rope", "gru", "gru-short", "mamba"]
-    styles = charts.engine_styles(both.cells)
+    styles = style.engine_styles(both.cells)
     assert {label for label, style in styles.items() if style.edge} == set(list(both.engines)[-5:])
 
 
 def test_more_kinds_than_colours_stay_apart():
-    styles = charts.shaded_styles({f"kind {place}": f"kind {place}" for place in range(20)})
+    styles = style.shaded_styles({f"kind {place}": f"kind {place}" for place in range(20)})
     assert len({(style.colour, style.shape) for style in styles.values()}) == 20
 
 
@@ -760,7 +760,7 @@ def test_unsolved_trainings_are_told_apart(drawn):
     ],
 )
 def test_a_narrow_axis_has_ticks_too(low, high, ticks):
-    assert charts._log_ticks(low, high) == ticks
+    assert plots.log_ticks(low, high) == ticks
 
 
 def test_curves_are_thinned_to_means():
@@ -813,7 +813,7 @@ def test_without_learned_engines_nothing_is_said_of_them(written, summary):
 def test_trainings_alone_are_a_report(learned_records):
     trainings = summarise([record for record in learned_records if record["kind"] == "training"])
     drawn = charts.build(trainings)
-    assert {chart.key: isinstance(chart, charts.Chart) for chart in drawn} == {
+    assert {chart.key: isinstance(chart, plots.Chart) for chart in drawn} == {
         "bits": False, "strings": False, "training": True, "repeats": False, "tables": False,
     }  # fmt: skip
     text = markdown.render(trainings, drawn, judge(None), "again")

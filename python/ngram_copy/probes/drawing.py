@@ -12,8 +12,8 @@ import altair as alt
 import vl_convert
 
 from ngram_copy.probes.teleport import MEANINGS, reading
-from ngram_copy.report.charts import Chart, Data, Panel, paper_spec
 from ngram_copy.report.page import VEGA_LITE
+from ngram_copy.report.plots import Chart, Data, Panel, paper_spec
 from ngram_copy.report.style import HUES, INK, Style, plain_styles
 
 Row = dict[str, Any]

@@ -55,7 +55,7 @@ def write(
     try:
         import vl_convert
 
-        from ngram_copy.report import charts, markdown, page
+        from ngram_copy.report import charts, markdown, page, plots
     except ModuleNotFoundError as error:
         raise _needs_bench(error) from None
     drawn = charts.build(summary)
@@ -63,8 +63,8 @@ def write(
     command = command or "\n".join(f"ngram-copy run {suite} --out results/mine" for suite in summary.suites)
     contents: dict[str, bytes] = {}
     for chart in drawn:
-        if isinstance(chart, charts.Chart):
-            spec = charts.paper_spec(chart)
+        if isinstance(chart, plots.Chart):
+            spec = plots.paper_spec(chart)
             svg = vl_convert.vegalite_to_svg(spec, vl_version=page.VEGA_LITE)
             contents[f"charts/{chart.key}.svg"] = svg.encode()
             contents[f"charts/{chart.key}.pdf"] = vl_convert.svg_to_pdf(svg)

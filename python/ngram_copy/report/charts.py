@@ -1,12 +1,9 @@
-"""The charts: rows to Altair, once for the page (as wide as its box) and once for paper (fixed sizes)."""
+"""The charts of a report: rows to Altair."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
 from statistics import median
 from typing import Any
@@ -14,91 +11,19 @@ from typing import Any
 import altair as alt
 
 from ngram_copy import theory
-from ngram_copy.report import learned, sentences
+from ngram_copy.report import laws, learned, memory, plots, sentences
 from ngram_copy.report.learned import trained_on
-from ngram_copy.report.style import (
-    FORBIDDEN,
-    GRID,
-    INK,
-    MUTED,
-    SHADE,
-    WARNING,
-    Style,
-    engine_styles,
-    plain_styles,
-    shaded_styles,
-)
-from ngram_copy.report.summary import Cell, Proportion, Repeats, Summary, Training, number, option, percent
-
-Row = dict[str, Any]
-
-_PLAIN = "format(datum.value, ',')"  # logarithmic axes would say 2e+1
+from ngram_copy.report.plots import Chart, Data, Missing, Panel, Row
+from ngram_copy.report.style import SHADE, Style, engine_styles, plain_styles, shaded_styles
+from ngram_copy.report.summary import Cell, Repeats, Summary, Training, number, option, percent
 
 CROWD = 6
 """Engines on one task beyond which each kind of them has a panel of its own."""
 
 
-class Data(dict[str, list[Row]]):
-    """Rows by the hash of their content: Altair would check them one by one, several times."""
-
-    def base(self, rows: list[Row]) -> alt.Chart:
-        """A chart of rows, to be encoded."""
-        name = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
-        self[name] = rows
-        return alt.Chart(alt.NamedData(name))
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One plot of a chart, without a size; its layers name their data, which ``data`` holds."""
-
-    title: str
-    layers: list[alt.Chart]
-    data: Data
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One or several panels that share their series.
-
-    Attributes
-    ----------
-    key : str
-        Its anchor in the page and the name of its files.
-    sentence : str
-        What is to be seen, made from the data.
-    note : str
-        How to read it.
-    series : dict of str to Style
-        The legend.
-    height : int
-        Of a panel of the page, in pixels.
-    columns : int
-        Panels beside each other where there is room.
-    """
-
-    key: str
-    title: str
-    sentence: str
-    note: str
-    panels: list[Panel]
-    series: dict[str, Style] = field(default_factory=dict)
-    height: int = 240
-    columns: int = 3
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A chart that could not be drawn, and the records that it needs."""
-
-    key: str
-    title: str
-    reason: str
-
-
 def build(summary: Summary) -> list[Chart | Missing]:
     """All charts of a report, in the order of the page; those of learned models only where there are some."""
-    drawn = [chart(summary) for chart in (bits, strings, training, errors, repeats, tables)]
+    drawn = [chart(summary) for chart in _IN_ORDER]
     return [chart for chart in drawn if chart is not None]
 
 
@@ -117,51 +42,8 @@ def bits(summary: Summary) -> Chart | Missing:
     rows = []
     for cell, (mean, *interval) in known:
         low, high = (max(end, floor) for end in interval)
-        rows.append({**_cell_row(cell), "x": cell.size, "y": max(mean, floor), "low": low, "high": high})
+        rows.append({**plots.cell_row(cell), "x": cell.size, "y": max(mean, floor), "low": low, "high": high})
     whole = [{**row, "end": cell.state_bits} for row, cell in zip(rows, cells, strict=True) if cell.kept]
-    left = 0.6 * min(row["x"] for row in rows)
-    right = 1.7 * max(row["x"] for row in [*rows, *({"x": row["end"]} for row in whole)])
-    bottom, top = floor / 1.4, 3 * max(row["high"] for row in rows)
-    begin, end = max(left, bottom), min(right, top)
-    law = [{"x": x, "y": x, "top": top} for x in (begin, end)]
-    middle = begin ** (1 / 3) * end ** (2 / 3)
-    texts = [
-        {"x": left, "y": top, "text": "impossible: E[B] > b"},
-        {"x": middle, "y": middle, "text": "the law: E[B] ≤ b"},
-    ]
-    # The slope of the diagonal on the screen follows from the plot's sides and the decades along them.
-    rise, run = math.log(top / bottom), math.log(right / left)
-    angle = alt.ExprRef(f"-atan2(height / {rise:.4f}, width / {run:.4f}) * 180 / PI")
-
-    def axis(channel: Any, name: str, low: float, high: float, title: str) -> Any:
-        scale = alt.Scale(type="log", domain=[low, high], nice=False)
-        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-        values = [10.0**power for power in powers]
-        ticks = alt.Axis(values=values, labelExpr=_PLAIN)
-        if whole and name == "x":  # floats take many bits: their numbers must be short to stand beside each other
-            ticks = alt.Axis(values=values, labelExpr="format(datum.value, '~s')", labelOverlap="greedy")
-        return channel(f"{name}:Q", title=title, scale=scale, axis=ticks)
-
-    x = axis(alt.X, "x", left, right, "bits of state at the cut, b")
-
-    def y(name: str) -> Any:
-        return axis(alt.Y, name, bottom, top, "bits recalled, E[B]")
-
-    data = Data()
-    line = data.base(law).encode(x=x, y=y("y"))
-    corner, along = (data.base([text]).encode(x=x, y=y("y"), text="text:N") for text in texts)
-    points = data.base(rows).encode(x=x, color=_colour(styles), opacity=_opacity(0.85))
-    layers = [
-        line.mark_area(color=FORBIDDEN).encode(y2="top:Q"),
-        line.mark_line(color=INK, strokeWidth=1.5),
-        corner.mark_text(align="left", baseline="top", dx=10, dy=10, color=WARNING, fontSize=12),
-        along.mark_text(angle=angle, dy=-9, color=WARNING, fontSize=12),
-        *([_floats(data, whole, x, y("y"), styles)] if whole else []),
-        points.mark_rule(strokeWidth=1.5).encode(y=y("low"), y2="high:Q"),
-        points.mark_point(filled=True, size=70).encode(
-            y=y("y"), shape=_shape(styles), tooltip=_cell_tips(cells), **_edge(styles)
-        ),
-    ]
     note = (
         "One point for each task, engine, length and seed, with its 95% interval. The diagonal is the law: whoever "
         "answers from a state of b bits recalls at most b bits on average, E[B] ≤ b, however it was made. On the line "
@@ -178,13 +60,8 @@ def bits(summary: Summary) -> Chart | Missing:
             f" {sunk} at the lower edge recall{'s' if sunk == 1 else ''} less than {number(floor)} bit, or a negative "
             "number: sure of wrong tokens, worse than the source alone."
         )
-    return Chart(key, title, sentences.bits(cells), note, [Panel("", layers, data)], styles, height=460, columns=1)
-
-
-def _floats(data: Data, rows: list[Row], x: Any, y: Any, styles: dict[str, Style]) -> Any:
-    """From the smallest quantised state to the state as it is."""
-    base = data.base(rows).encode(x=x, x2="end:Q", y=y, color=_colour(styles), opacity=_opacity(0.5))
-    return base.mark_rule(strokeWidth=1)
+    panel = memory.law_panel("", rows, styles, plots.cell_tips(cells), floor, whole=whole)
+    return Chart(key, title, sentences.bits(cells), note, [panel], styles, height=460, columns=1)
 
 
 # --- (b) whole strings against length -------------------------------------------------------------------
@@ -249,14 +126,14 @@ def _strings_panel(
 ) -> Panel:
     models = [cell for cell in cells if cell.learned]
     aside = _seeds_aside(models)
-    rows = [{**_cell_row(cell), "x": cell.length, **_span(cell.strings)} for cell in cells]
-    x, y = _log_x([row["x"] for row in rows], "length L"), _share_axis("whole strings")
-    tips = _cell_tips(cells)
+    rows = [{**plots.cell_row(cell), "x": cell.length, **plots.span(cell.strings)} for cell in cells]
+    x, y = plots.log_x([row["x"] for row in rows], "length L"), plots.share_axis("whole strings")
+    tips = plots.cell_tips(cells)
     if not models:
-        return _panel(title, rows, _bound_line(cells), x, y, styles, tips)
+        return plots.panel(title, rows, _bound_line(cells), x, y, styles, tips)
     through = [row for row, cell in zip(rows, cells, strict=True) if not cell.learned] + _medians(models)
     rows = [{**row, "dodge": aside[cell.seed] if cell.learned else 0} for row, cell in zip(rows, cells, strict=True)]
-    panel = _panel(title, rows, _bound_line(cells), x, y, styles, tips, through=through)
+    panel = plots.panel(title, rows, _bound_line(cells), x, y, styles, tips, through=through)
     if trained is None:
         return panel
     # No wider than what is drawn, and a little beyond where training went on.
@@ -337,12 +214,12 @@ def training(summary: Summary) -> Chart | None:
     ]
     panels = []
     if losses:
-        y = alt.Y("y:Q", **_log_axis(losses, "y", "loss on the answer, nats"))
-        tips = _tips(series="engine", seed="seed", examples="examples seen", loss="loss")
+        y = alt.Y("y:Q", **plots.log_axis(losses, "y", "loss on the answer, nats"))
+        tips = plots.tips(series="engine", seed="seed", examples="examples seen", loss="loss")
         panels.append(_curves("loss", losses, y, styles, tips, marks=False))
     if shares:
-        y = _share_axis("whole strings")("y")
-        tips = _tips(series="engine", seed="seed", examples="examples seen", strings="whole strings")
+        y = plots.share_axis("whole strings")("y")
+        tips = plots.tips(series="engine", seed="seed", examples="examples seen", strings="whole strings")
         panels.append(_curves("whole strings of the longest trained length", shares, y, styles, tips))
     panels.append(_to_solve(rows, styles))
     note = (
@@ -367,36 +244,16 @@ def _thinned(points: Sequence[tuple[float, float]], most: int = 80) -> list[tupl
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
-def _log_axis(rows: Sequence[Row], name: str, title: str) -> dict[str, Any]:
-    """A logarithmic axis over the rows."""
-    low, high = (pick(row[name] for row in rows) for pick in (min, max))
-    low, high = 0.9 * low, 1.1 * high
-    axis = alt.Axis(values=_log_ticks(low, high), labelExpr=_PLAIN, labelOverlap="greedy", labelSeparation=5)
-    return {"title": title, "axis": axis, "scale": alt.Scale(type="log", domain=[low, high], nice=False)}
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within two numbers; where these are few 1, 2 and 5 times them, or all digits times them."""
-    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    inside: list[float] = []
-    for digits in ((1,), (1, 2, 5), range(1, 10), range(10, 100)):
-        inside = [float(f"{digit}e{power}") for power in powers for digit in digits]
-        inside = [tick for tick in inside if low <= tick <= high]
-        if len(inside) > 1:
-            break
-    return inside
-
-
 def _curves(
     title: str, rows: list[Row], y: Any, styles: dict[str, Style], tips: list[alt.Tooltip], *, marks: bool = True
 ) -> Panel:
     """A line for each seed; its points, if they are not marked, answer to the pointer alone."""
     data = Data()
-    x = alt.X("x:Q", **_log_axis(rows, "x", "examples seen"))
-    base = data.base(rows).encode(x=x, y=y, color=_colour(styles), detail="seed:N")
-    line = base.mark_line(strokeWidth=1.4).encode(opacity=_opacity(0.9))
+    x = alt.X("x:Q", **plots.log_axis(rows, "x", "examples seen"))
+    base = data.base(rows).encode(x=x, y=y, color=plots.colour(styles), detail="seed:N")
+    line = base.mark_line(strokeWidth=1.4).encode(opacity=plots.opacity(0.9))
     points = base.mark_point(filled=True, size=18).encode(
-        shape=_shape(styles), opacity=_opacity(0.9) if marks else alt.value(0), tooltip=tips
+        shape=plots.shape(styles), opacity=plots.opacity(0.9) if marks else alt.value(0), tooltip=tips
     )
     return Panel(title, [line, points], data)
 
@@ -417,12 +274,14 @@ def _to_solve(trainings: Sequence[Training], styles: dict[str, Style]) -> Panel:
         for row in trainings
     ]
     data = Data()
-    x = alt.X("x:Q", **_log_axis(rows, "x", "examples to solve"))
+    x = alt.X("x:Q", **plots.log_axis(rows, "x", "examples to solve"))
     y = alt.Y("series:N", title=None, sort=list(styles), axis=alt.Axis(labelLimit=140, ticks=False, grid=True))
-    tips = _tips(series="engine", seed="seed", text="examples to solve", lr="learning rate", parameters="parameters")
+    tips = plots.tips(
+        series="engine", seed="seed", text="examples to solve", lr="learning rate", parameters="parameters"
+    )
 
     def base(shown: list[Row]) -> Any:
-        return data.base(shown).encode(x=x, y=y, color=_colour(styles), opacity=_opacity(0.9))
+        return data.base(shown).encode(x=x, y=y, color=plots.colour(styles), opacity=plots.opacity(0.9))
 
     solved, unsolved = ([row for row in rows if row["solved"] is found] for found in (True, False))
     middles = [
@@ -437,7 +296,7 @@ def _to_solve(trainings: Sequence[Training], styles: dict[str, Style]) -> Panel:
         layers.append(base(middles).mark_tick(thickness=2, size=18))
     if solved:
         marks = base(solved).mark_point(filled=True, size=60, yOffset=alt.ExprRef("datum.dodge"))
-        layers.append(marks.encode(shape=_shape(styles), tooltip=tips, **_edge(styles)))
+        layers.append(marks.encode(shape=plots.shape(styles), tooltip=tips, **plots.edge(styles)))
     if unsolved:
         marks = base(unsolved).mark_point(
             filled=False, size=60, shape="triangle-right", yOffset=alt.ExprRef("datum.dodge")
@@ -497,10 +356,12 @@ def _errors_panel(title: str, cells: list[Cell], styles: dict[str, Style]) -> Pa
                 rows.append({"series": label, "engine": here[0].engine, "length": length, **share, "count": text})
                 below += count
     data = Data()
-    tips = _tips(engine="engine", length="length", series="error", count="strings")
+    tips = plots.tips(engine="engine", length="length", series="error", count="strings")
     x = alt.X("length:O", title="length L", axis=alt.Axis(labelAngle=0, labelOverlap="greedy"))
-    bars = data.base(rows).encode(x=x, y=_share_axis("strings of the sample")("y"), y2="end:Q", color=_colour(styles))
-    return Panel(title, [bars.mark_bar(size=16).encode(opacity=_opacity(0.9), tooltip=tips)], data)
+    bars = data.base(rows).encode(
+        x=x, y=plots.share_axis("strings of the sample")("y"), y2="end:Q", color=plots.colour(styles)
+    )
+    return Panel(title, [bars.mark_bar(size=16).encode(opacity=plots.opacity(0.9), tooltip=tips)], data)
 
 
 def _checked(cell: Cell) -> int:
@@ -530,13 +391,13 @@ def _repeats_panel(title: str, repeats: list[Repeats], styles: dict[str, Style])
     rows = []
     for row in repeats:
         exact, union = ("none" if value is None else f"{value:.3g}" for value in (row.exact, row.union))
-        texts = {"task": row.task, "windows": row.windows.count, "p": _with_interval(row.windows)}
+        texts = {"task": row.task, "windows": row.windows.count, "p": plots.with_interval(row.windows)}
         formula = row.union if row.exact is None else row.exact
         rows.append(
-            {"series": f"n={row.n}", "seed": row.seed, "x": row.length, **_span(row.windows), **texts}
+            {"series": f"n={row.n}", "seed": row.seed, "x": row.length, **plots.span(row.windows), **texts}
             | {"formula": formula, "exact": exact, "union": union}
         )
-    tips = _tips(
+    tips = plots.tips(
         task="task",
         series="n-gram",
         x="window",
@@ -546,9 +407,9 @@ def _repeats_panel(title: str, repeats: list[Repeats], styles: dict[str, Style])
         exact="exact",
         union="union bound",
     )
-    x, y = _log_x([row["x"] for row in rows], "window, tokens"), _share_axis("windows with a repeat")
+    x, y = plots.log_x([row["x"] for row in rows], "window, tokens"), plots.share_axis("windows with a repeat")
     formulas = [{**row, "y": row["formula"]} for row in rows if row["formula"] is not None]
-    return _panel(title, rows, formulas, x, y, styles, tips)
+    return plots.panel(title, rows, formulas, x, y, styles, tips)
 
 
 # --- (f) bounded tables ---------------------------------------------------------------------------------
@@ -586,9 +447,9 @@ def tables(summary: Summary) -> Chart | Missing:
                 {**_table_row(cell, labels[cell.case_id], name), "dodge": dodge}
                 for cell, dodge in zip(here, dodges, strict=True)
             ]
-            x, y = _log_x([row["x"] for row in rows], "slots M", base=2), _share_axis(heading)
+            x, y = plots.log_x([row["x"] for row in rows], "slots M", base=2), plots.share_axis(heading)
             lines = _closed_forms(here, labels, name)
-            panels.append(_panel(f"{task}: {heading}", rows, lines, x, y, styles, _TABLE_TIPS, join=False))
+            panels.append(plots.panel(f"{task}: {heading}", rows, lines, x, y, styles, _TABLE_TIPS, join=False))
     note = (
         "Sums over all strings of a cell. Slots in use: at the cut. Collisions: n-grams turned away or replaced, of "
         "all that were inserted. Tokens right: teacher-forced, with their 95% Wilson interval. Dashed, for uniform "
@@ -607,6 +468,7 @@ def _dodges(tables: Sequence[tuple[int, str]]) -> list[float]:
 
 _DODGE = 9
 _DODGE_WIDTH = 200  # of all sizes together: the width of a panel on paper
+_TABLE_TIPS = [*plots.tips(load="slots in use", collisions="collisions"), *plots.CELL_TIPS]
 _TABLE_PANELS = {"load": "slots in use", "collisions": "insertions that collide", "tokens": "tokens right"}
 
 
@@ -617,10 +479,10 @@ def _table_row(cell: Cell, series: str, name: str) -> Row:
     colliding = counts["collisions"] / max(counts["insertions"], 1)
     share = colliding if name == "collisions" else load
     return {
-        **_cell_row(cell),
+        **plots.cell_row(cell),
         "series": series,
         "x": cell.engine_options["slots"],
-        **(_span(tokens) if tokens else {"y": share, "low": share, "high": share}),
+        **(plots.span(tokens) if tokens else {"y": share, "low": share, "high": share}),
         "load": f"{percent(load)} of {cell.engine_options['slots']:,} slots",
         "collisions": f"{counts['collisions']:,} of {counts['insertions']:,}",
     }
@@ -649,183 +511,7 @@ def _closed_forms(cells: Sequence[Cell], labels: dict[str, str], name: str, step
     return rows
 
 
-# --- what the charts share ------------------------------------------------------------------------------
-
-
-def _panel(
-    title: str,
-    rows: list[Row],
-    lines: list[Row],
-    x: Any,
-    y: Any,
-    styles: dict[str, Style],
-    tips: list[alt.Tooltip],
-    *,
-    join: bool = True,
-    through: list[Row] | None = None,
-) -> Panel:
-    """Dashed lines of theory, the points, their intervals; a line through them if ``join`` or theory has none.
-
-    The line goes through the points, or ``through`` others where they are given.
-    """
-    data = Data()
-    base = data.base(rows).encode(x=x, color=_colour(styles), opacity=_opacity(0.9))
-    aside = alt.ExprRef("datum.dodge") if any(row.get("dodge") for row in rows) else alt.Undefined
-    layers = [
-        base.mark_rule(strokeWidth=1.4, xOffset=aside).encode(y=y("low"), y2="high:Q"),
-        base.mark_point(filled=True, size=46, xOffset=aside).encode(
-            y=y("y"), shape=_shape(styles), tooltip=tips, **_edge(styles)
-        ),
-    ]
-    if join or not lines:
-        joined = (
-            base if through is None else data.base(through).encode(x=x, color=_colour(styles), opacity=_opacity(0.9))
-        )
-        layers.insert(0, joined.mark_line(strokeWidth=1.6).encode(y=y("y"), detail="seed:N"))
-    if lines:
-        theirs = data.base(lines).encode(x=x, y=y("y"), color=_colour(styles), opacity=_opacity(0.9), detail="seed:N")
-        layers.insert(0, theirs.mark_line(strokeDash=[5, 3], strokeWidth=1.2, interpolate="monotone"))
-    return Panel(title, layers, data)
-
-
-def _colour(styles: dict[str, Style]) -> alt.Color:
-    return alt.Color(
-        "series:N", title=None, scale=alt.Scale(domain=list(styles), range=[s.colour for s in styles.values()])
-    )
-
-
-def _shape(styles: dict[str, Style]) -> alt.Shape:
-    return alt.Shape(
-        "series:N", title=None, scale=alt.Scale(domain=list(styles), range=[s.shape for s in styles.values()])
-    )
-
-
-def _edge(styles: dict[str, Style]) -> dict[str, Any]:
-    """A dark edge around the points of the series that have one; nothing where none has."""
-    edged = [label for label, style in styles.items() if style.edge]
-    if not edged:
-        return {}
-    test = f"indexof({json.dumps(edged)}, datum.series) >= 0"
-    stroke = alt.when(test).then(alt.value(INK)).otherwise(alt.value("transparent"))
-    return {"stroke": stroke, "strokeWidth": alt.value(0.7)}
-
-
-def _opacity(full: float) -> Any:
-    """Faint where the legend's pick is another series."""
-    return alt.when("pick == '' || pick == datum.series").then(alt.value(full)).otherwise(alt.value(0.07))
-
-
-def _log_x(values: Sequence[float], title: str, base: int = 10) -> alt.X:
-    """A logarithmic axis with a tick at each value, if the values span more than a factor of 4."""
-    low, high = min(values), max(values)
-    axis = alt.Axis(values=sorted(set(values)), labelExpr=_PLAIN, labelOverlap="greedy", labelSeparation=5, grid=False)
-    if high <= 4 * low:
-        return alt.X("x:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=12))
-    return alt.X("x:Q", title=title, axis=axis, scale=alt.Scale(type="log", base=base, padding=12, nice=False))
-
-
-def _share_axis(title: str) -> Any:
-    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1])
-    return lambda name: alt.Y(f"{name}:Q", title=title, scale=scale, axis=axis)
-
-
-def _span(share: Proportion) -> Row:
-    return {"y": share.value, "low": share.low, "high": share.high}
-
-
-def _with_interval(share: Proportion) -> str:
-    return f"{percent(share.value)} (95%: {share.interval})"
-
-
-def _cell_row(cell: Cell) -> Row:
-    recalled = "unknown source" if cell.recalled is None else "{} (95%: {} to {})".format(*map(number, cell.recalled))
-    row = {
-        "series": cell.engine,
-        "seed": cell.seed,
-        "task": cell.task,
-        "engine": cell.engine,
-        "length": cell.length,
-        "strings": f"{cell.strings.count} = {_with_interval(cell.strings)}",
-        "tokens_text": f"{cell.tokens.count} = {_with_interval(cell.tokens)}" if cell.tokens else "not counted",
-        "recalled": recalled,
-        "state": f"{number(cell.state_bits)} bits",
-        "bound": "none" if cell.bound is None else f"{cell.bound:.3g}",
-        "token_bound": "none" if cell.token_bound is None else f"{cell.token_bound:.3g}",
-    }
-    if not cell.learned:
-        return row
-    return row | {
-        "kept": f"{number(cell.kept.state_bits)} bits ({cell.kept.bits_per_value:g} a value)"
-        if cell.kept
-        else "unknown",
-        "verdict": cell.verdict.text if cell.verdict else "–",
-        "trained": trained_on(cell.trained) or "unknown",
-    }
-
-
-def _tips(**fields: str) -> list[alt.Tooltip]:
-    return [alt.Tooltip(f"{name}:N", title=title) for name, title in fields.items()]
-
-
-_CELL_TIPS = _tips(
-    engine="engine",
-    task="task",
-    length="length",
-    seed="seed",
-    strings="whole strings",
-    tokens_text="tokens",
-    recalled="bits recalled",
-    state="state at the cut",
-    bound="bound for strings",
-    token_bound="bound for tokens",
+_IN_ORDER: tuple[Callable[[Summary], Chart | Missing | None], ...] = (
+    *(bits, memory.frontier, strings, training, errors),
+    *(laws.law, repeats, tables),
 )
-_LEARNED_TIPS = _tips(kept="smallest quantised state", trained="trained on", verdict="verdict")
-
-
-def _cell_tips(cells: Sequence[Cell]) -> list[alt.Tooltip]:
-    return [*_CELL_TIPS, *_LEARNED_TIPS] if any(cell.learned for cell in cells) else _CELL_TIPS
-
-
-_TABLE_TIPS = [*_tips(load="slots in use", collisions="collisions"), *_CELL_TIPS]
-
-
-# --- to Vega-Lite ---------------------------------------------------------------------------------------
-
-_CONFIG: Row = {
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": MUTED,
-        "titleColor": INK,
-        "titleFontWeight": "normal",
-        "titleFontSize": 12,
-        "labelFontSize": 11,
-        "gridColor": GRID,
-        "domainColor": MUTED,
-        "tickColor": MUTED,
-    },
-    "legend": {"labelColor": INK, "labelFontSize": 11, "symbolSize": 60, "labelLimit": 320},
-    "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "anchor": "start"},
-}
-# The series that the page's legend has picked; none in a paper.
-_PICK = [{"name": "pick", "value": ""}]
-
-
-def page_spec(chart: Chart, panel: Panel) -> Row:
-    """A panel as wide as its box, without a legend: the page has one for all panels."""
-    spec = _spec(alt.layer(*panel.layers).properties(width="container", height=chart.height), [panel])
-    spec["config"] |= {"legend": {"disable": True}, "font": "system-ui, sans-serif"}
-    return {**spec, "autosize": {"type": "fit-x", "contains": "padding"}}
-
-
-def paper_spec(chart: Chart) -> Row:
-    """All panels beside each other at fixed sizes, with a legend: for SVG and PDF."""
-    if len(chart.panels) == 1:
-        return _spec(alt.layer(*chart.panels[0].layers).properties(width=440, height=320), chart.panels)
-    plots = [alt.layer(*panel.layers).properties(width=200, height=140, title=panel.title) for panel in chart.panels]
-    return _spec(alt.concat(*plots, columns=chart.columns), chart.panels)
-
-
-def _spec(plot: Any, panels: Sequence[Panel]) -> Row:
-    datasets = {name: rows for panel in panels for name, rows in panel.data.items()}
-    config = {**_CONFIG, "font": "Helvetica, Arial, Liberation Sans, sans-serif"}
-    return {**plot.to_dict(), "datasets": datasets, "params": _PICK, "config": config}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ngram_copy.report import learned
-from ngram_copy.report.charts import Chart, Missing
-from ngram_copy.report.summary import Cell, Repeats, Summary, number, percent
+from ngram_copy.report import laws, learned
+from ngram_copy.report.plots import Chart, Missing
+from ngram_copy.report.summary import Cell, Repeats, Summary, number, percent, short_hash
 from ngram_copy.report.verdict import Verdict
 
 CELL_HEADINGS = (
@@ -70,11 +70,6 @@ def repeat_row(row: Repeats) -> list[str]:
     return [row.task, *counts, *formulas, short_hash(row.data_hash), row.case_id]
 
 
-def short_hash(data_hash: str) -> str:
-    """The first twelve digits."""
-    return data_hash.removeprefix("sha256:")[:12]
-
-
 def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequence[Verdict], command: str) -> str:
     """The whole text."""
     lines = ["# How much is copied from the context?", "", *_verdicts(verdicts)]
@@ -85,6 +80,8 @@ def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequen
         else:
             lines += [chart.sentence, "", f"![{chart.title}](charts/{chart.key}.svg)", "", chart.note, ""]
         lines += _learned(summary) if chart.key == learned.AFTER else []
+    for table in laws.tables(summary):
+        lines += [f"## {table.title}", "", table.note, "", *_table(table.headings, table.rows)]
     if summary.cells:
         headings, rows, _ = cell_table(summary.cells)
         lines += ["## All cells", "", *_table(headings, rows)]

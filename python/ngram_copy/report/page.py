@@ -12,9 +12,9 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from ngram_copy.report import learned
-from ngram_copy.report.charts import Chart, Missing, page_spec
+from ngram_copy.report import laws, learned
 from ngram_copy.report.markdown import REPEAT_HEADINGS, cell_table, repeat_row
+from ngram_copy.report.plots import Chart, Missing, page_spec
 from ngram_copy.report.style import INK, Style
 from ngram_copy.report.summary import Summary
 from ngram_copy.report.verdict import Verdict
@@ -49,6 +49,9 @@ def render(summary: Summary, charts: Sequence[Chart | Missing], verdicts: Sequen
         sections[chart.key] = (chart.title, _chart(chart))
         if chart.key == learned.AFTER and (models := _learned(summary)):
             sections["learned"] = (learned.TITLE, models)
+    for table in laws.tables(summary):
+        shown = _table(table.headings, table.rows, table.numbers)
+        sections[table.key] = (table.title, f'<p class="note">{escape(table.note)}</p>{shown}')
     if summary.cells:
         sections["cells"] = ("All cells", _table(*cell_table(summary.cells)))
     if summary.repeats:
@@ -88,10 +91,16 @@ def _lead(summary: Summary) -> str:
         else "",
         f"{sum(cell.strings.total for cell in summary.cells):,} strings" if summary.cells else "",
         f"{len(summary.repeats)} statistics of n-grams" if summary.repeats else "",
+        f"{checks} checks of the theory" if (checks := _checks(summary)) else "",
         f"{len(summary.trainings)} trained models" if summary.trainings else "",
     ]
     suites = f"Suite {', '.join(summary.suites)}: " if summary.suites else ""
     return escape(suites + ", ".join(filter(None, counts)) + ".")
+
+
+def _checks(summary: Summary) -> int:
+    """Statistics other than repeats."""
+    return len(summary.half_lengths) + len(summary.agreements) + len(summary.censuses) + len(summary.precisions)
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,6 +174,152 @@ class Repeats:
 
 
 @dataclass(frozen=True)
+class Longest:
+    """A longest length that is copied with some error, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def text(self) -> str:
+        """Value and interval."""
+        return f"{self.value:,.0f} ({self.low:,.0f} to {self.high:,.0f})"
+
+
+@dataclass(frozen=True)
+class HalfLength:
+    """One statistic record: the longest strings that an n-gram copier, and its transformer, copies.
+
+    Attributes
+    ----------
+    vocab_size : int or None
+        D of uniform strings; None where the source is another.
+    half, one_percent : Longest or None
+        With an error of 1/2 and of 1%; None where that was not reached.
+    formula, exact : mapping
+        ``half`` and ``one_percent`` of uniform strings, where they are known.
+    transformer : Proportion or None
+        Whole strings of ``transformer_length`` that the constructed transformer itself copied.
+    heads, parameters : int
+        Of its first layer, and of all of it.
+    cut_bits : float
+        Of its cache at the cut, at the length of ``half``.
+    """
+
+    case_id: str
+    suite: str
+    task: str
+    vocab_size: int | None
+    n: int
+    seed: int
+    samples: int
+    half: Longest | None
+    one_percent: Longest | None
+    formula: Mapping[str, float]
+    exact: Mapping[str, float]
+    transformer: Proportion | None
+    transformer_length: int | None
+    heads: int
+    parameters: int
+    cut_bits: float | None
+    data_hash: str
+
+    @property
+    def series(self) -> str:
+        """D of uniform strings, or the task."""
+        return self.task if self.vocab_size is None else f"D={self.vocab_size}"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One statistic record: the constructed transformer against the n-gram copier of the whole context.
+
+    Attributes
+    ----------
+    construction : str
+        The options of the transformer.
+    strings : int
+        Of lengths up to ``length``.
+    positions, disagreements, undetermined : int
+        Determined positions, those where the two differ, and those without one answer.
+    rule_strings, repeat_strings, rule_disagreements : int
+        Strings held against the rule of success, those with a repeat, and those against the rule.
+    """
+
+    case_id: str
+    suite: str
+    task: str
+    n: int
+    length: int
+    seed: int
+    construction: str
+    strings: int
+    positions: int
+    disagreements: int
+    undetermined: int
+    rule_strings: int
+    repeat_strings: int
+    rule_disagreements: int
+    d_model: int
+    parameters: int
+    data_hash: str
+
+
+@dataclass(frozen=True)
+class Census:
+    """One statistic record: all strings of each length, those copied and the states at the cut.
+
+    Attributes
+    ----------
+    rows : tuple of (int, int, int, int)
+        Length, strings, distinct states, strings copied.
+    """
+
+    case_id: str
+    suite: str
+    task: str
+    engine: str
+    seed: int
+    rows: tuple[tuple[int, int, int, int], ...]
+    data_hash: str
+
+    @property
+    def largest(self) -> tuple[float, int]:
+        """The largest share of copied strings in states, and the length where it is."""
+        return max(((copied / states, length) for length, _, states, copied in self.rows), key=lambda pair: pair[0])
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One statistic record: the n·m at which a number format breaks the constructed transformer.
+
+    Attributes
+    ----------
+    rows : tuple of (int, int, int, int)
+        n, n·m, positions, disagreements.
+    first_failure : int or None
+        The least n·m with a disagreement.
+    limit : int or None
+        The n·m beyond which the format is refused; None: no limit is known.
+    """
+
+    case_id: str
+    suite: str
+    task: str
+    dtype: str
+    length: int
+    seed: int
+    rows: tuple[tuple[int, int, int, int], ...]
+    first_failure: int | None
+    limit: int | None
+    data_hash: str
+
+
+Statistic = Repeats | HalfLength | Agreement | Census | Precision
+
+
+@dataclass(frozen=True)
 class Training:
     """One training record: an engine × seed.
 
@@ -256,6 +402,10 @@ class Summary:
     environment: dict[str, list[str]]
     suites: list[str]
     seconds: float
+    half_lengths: list[HalfLength] = field(default_factory=list)
+    agreements: list[Agreement] = field(default_factory=list)
+    censuses: list[Census] = field(default_factory=list)
+    precisions: list[Precision] = field(default_factory=list)
 
     @property
     def tasks(self) -> list[str]:
@@ -341,6 +491,8 @@ def family(options: Options) -> str:
     model = options.get("model")
     if not isinstance(model, Mapping):
         model = options if options["name"] in score.MODELS else {}
+    if "bottleneck" in model:
+        return "bottleneck"
     layers = [str(layer["mixer"]) for layer in model.get("layers") or [] if "mixer" in layer]
     file = option("", model["build"].rpartition(":")[0]).removesuffix(".py") if model.get("build") else ""
     return str("+".join(dict.fromkeys(layers)) or model.get("pattern") or model.get("mixer") or file or options["name"])
@@ -362,7 +514,7 @@ def _proportion(counts: Mapping[str, Any], successes: str = "correct", bounds: M
 def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
     """Read records into rows.
 
-    Kinds that the report does not show (timing) are left out.
+    Kinds that the report does not show (timing), and statistics that it does not know, are left out.
 
     Parameters
     ----------
@@ -385,7 +537,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
     engines = _aliases(cases) or _labels(case["engine"] for case in cases if case.get("engine"))
     cells: list[tuple[Any, Cell]] = []
     trainings: list[tuple[Any, Training]] = []
-    repeats: list[tuple[Any, Repeats]] = []
+    statistics: list[tuple[Any, Statistic]] = []
     failures = []
     for number, record in enumerate(records, 1):
         case, result = record["case"], record["result"]
@@ -398,24 +550,36 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> Summary:
             elif record["kind"] == "training":
                 trainings.append(((natural(case["engine"]), case["seed"]), _training(record, engine)))
             elif record["kind"] == "statistic":
-                order = (natural(case["task"]), case["n"], case["length"], case["seed"])
-                repeats.append((order, _repeats(record, task)))
+                read = _STATISTICS.get(case["statistic"])
+                if read is not None:
+                    order = (natural(case["task"]), natural(case["engine"]) if engine else (), *_axes(case))
+                    statistics.append((order, read(record, task, engine)))
             elif record["kind"] == "error":
                 message = f"{result['error']}: {result['message']}"
                 failures.append(Failure(record["case_id"], task, engine, case.get("length"), message))
         except KeyError as missing:
             name = record.get("case_id", number)
             raise ValueError(f"record {name} of kind {record.get('kind')!r} lacks the field {missing}") from None
+    measured = [row for _, row in sorted(statistics, key=lambda pair: pair[0])]
     return Summary(
         cells=[cell for _, cell in sorted(cells, key=lambda pair: pair[0])],
-        repeats=[row for _, row in sorted(repeats, key=lambda pair: pair[0])],
+        repeats=[row for row in measured if isinstance(row, Repeats)],
         trainings=[row for _, row in sorted(trainings, key=lambda pair: pair[0])],
         failures=failures,
         engines={engines[full]: full for full in _in_order(cases)},
         environment=_environment(records),
         suites=sorted({str(case["suite"]) for case in cases if case.get("suite")}),
         seconds=sum(float(record.get("environment", {}).get("seconds", 0.0)) for record in records),
+        half_lengths=[row for row in measured if isinstance(row, HalfLength)],
+        agreements=[row for row in measured if isinstance(row, Agreement)],
+        censuses=[row for row in measured if isinstance(row, Census)],
+        precisions=[row for row in measured if isinstance(row, Precision)],
     )
+
+
+def _axes(case: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where in the order of its task a statistic stands."""
+    return (case.get("n") or 0, case.get("length") or 0, str(case.get("options")), case["seed"])
 
 
 def _verdicts(records: Sequence[Mapping[str, Any]]) -> dict[str, RowVerdict]:
@@ -499,7 +663,7 @@ def _training(record: Mapping[str, Any], engine: str) -> Training:
     )
 
 
-def _repeats(record: Mapping[str, Any], task: str) -> Repeats:
+def _repeats(record: Mapping[str, Any], task: str, _: str) -> Repeats:
     case, result = record["case"], record["result"]
     formula = result.get("formula") or {}
     return Repeats(
@@ -516,6 +680,102 @@ def _repeats(record: Mapping[str, Any], task: str) -> Repeats:
     )
 
 
+def _longest(found: Mapping[str, Any] | None) -> Longest | None:
+    if found is None or found["value"] is None:
+        return None
+    return Longest(float(found["value"]), float(found["low"]), float(found["high"]))
+
+
+def _known(found: Mapping[str, Any] | None) -> dict[str, float]:
+    return {key: float(value) for key, value in (found or {}).items() if value is not None}
+
+
+def _half_length(record: Mapping[str, Any], task: str, _: str) -> HalfLength:
+    case, result = record["case"], record["result"]
+    itself = result["transformer"]
+    return HalfLength(
+        case_id=record["case_id"],
+        suite=str(case["suite"]),
+        task=task,
+        vocab_size=int(case["task"]["vocab_size"]) if score.is_uniform(case["task"]) else None,
+        n=int(case["n"]),
+        seed=int(case["seed"]),
+        samples=int(result["samples"]),
+        half=_longest(result["half"]),
+        one_percent=_longest(result["one_percent"]),
+        formula=_known(result["formula"]),
+        exact=_known(result["exact"]),
+        transformer=None if itself is None else _proportion({**itself, "total": itself["strings"]}),
+        transformer_length=None if itself is None else int(itself["length"]),
+        heads=int(case["n"]),
+        parameters=int(result["parameters"]),
+        cut_bits=None if result["cut_bits"] is None else float(result["cut_bits"]),
+        data_hash=result["data_hash"],
+    )
+
+
+def _agreement(record: Mapping[str, Any], task: str, _: str) -> Agreement:
+    case, result = record["case"], record["result"]
+    counts = ("strings", "positions", "disagreements", "undetermined")
+    rule = ("rule_strings", "repeat_strings", "rule_disagreements")
+    return Agreement(
+        case_id=record["case_id"],
+        suite=str(case["suite"]),
+        task=task,
+        n=int(case["n"]),
+        length=int(case["length"]),
+        seed=int(case["seed"]),
+        construction=", ".join(f"{key} {value}" for key, value in sorted((case.get("options") or {}).items())),
+        **{key: int(result[key]) for key in (*counts, *rule)},
+        d_model=int(result["transformer"]["d_model"]),
+        parameters=int(result["transformer"]["parameters"]),
+        data_hash=result["data_hash"],
+    )
+
+
+def _census(record: Mapping[str, Any], task: str, engine: str) -> Census:
+    case, result = record["case"], record["result"]
+    keys = ("length", "strings", "states", "copied")
+    rows = sorted(tuple(int(row[key]) for key in keys) for row in result["rows"])
+    return Census(
+        case_id=record["case_id"],
+        suite=str(case["suite"]),
+        task=task,
+        engine=engine,
+        seed=int(case["seed"]),
+        rows=tuple((length, strings, states, copied) for length, strings, states, copied in rows),
+        data_hash=result["data_hash"],
+    )
+
+
+def _precision(record: Mapping[str, Any], task: str, _: str) -> Precision:
+    case, result = record["case"], record["result"]
+    keys = ("n", "product", "positions", "disagreements")
+    rows = sorted(tuple(int(row[key]) for key in keys) for row in result["rows"])
+    return Precision(
+        case_id=record["case_id"],
+        suite=str(case["suite"]),
+        task=task,
+        dtype=str(result["dtype"]),
+        length=int(case["length"]),
+        seed=int(case["seed"]),
+        rows=tuple((n, product, positions, wrong) for n, product, positions, wrong in rows),
+        first_failure=result["first_failure"],
+        limit=result["limit"],
+        data_hash=result["data_hash"],
+    )
+
+
+_STATISTICS: dict[str, Callable[[Mapping[str, Any], str, str], Statistic]] = {
+    "repeats": _repeats,
+    "half-length": _half_length,
+    "agreement": _agreement,
+    "census": _census,
+    "precision": _precision,
+}
+"""How a record of each statistic is read."""
+
+
 def _environment(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Distinct values of each entry, in order of appearance; times of single cases are left out."""
     values: dict[str, dict[str, None]] = defaultdict(dict)
@@ -524,6 +784,11 @@ def _environment(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
             if key not in {"seconds", "time"}:
                 values[key][str(value)] = None
     return {key: list(seen) for key, seen in values.items()}
+
+
+def short_hash(data_hash: str) -> str:
+    """The first twelve digits."""
+    return data_hash.removeprefix("sha256:")[:12]
 
 
 def number(value: float) -> str:
