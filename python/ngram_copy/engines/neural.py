@@ -81,7 +81,8 @@ class NeuralEngine(Engine):
     def cut(self, prompts: Sequence[NDArray[np.uint32]]) -> list[bytes]:
         from ngram_copy.models.state import state_to_bytes
 
-        return [state_to_bytes(self._read([prompt])) for prompt in prompts]
+        states = (self._read([prompt]) for prompt in prompts)
+        return [state_to_bytes(state if self._codec is None else self._codec(state)) for state in states]
 
     def resume(
         self, states: Sequence[bytes], max_new_tokens: int, queries: Sequence[NDArray[np.uint32]] | None = None
@@ -134,7 +135,7 @@ class NeuralEngine(Engine):
         return torch.from_numpy(tokens.astype(np.int64)).to(self.model.device)
 
     def _read(self, prompts: Sequence[NDArray[np.uint32]]) -> State:
-        """The state after prompts of one length, ``<copy>`` left out."""
+        """The state after prompts of one length, ``<copy>`` left out, before any rounding."""
         import torch
 
         for prompt in prompts:

@@ -41,6 +41,8 @@ _NEVER = -1e4
 """Logit of what is never emitted."""
 _FITTED = 1024
 """Strings that a codec is fitted on."""
+_ROUNDS = 20
+"""Of Lloyd's algorithm: the numbers of the state are sums of many, so bell-shaped."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class CopySSM:
         state : State
             Before ``<copy>``, after other strings than those that will be copied; a row for each.
         """
-        codec = Codec(self.model, bits, state)
+        codec = Codec(self.model, bits, state, rounds=_ROUNDS)
         (before,), (after,) = ([layer["modes"].double() for layer in one.layers] for one in (state, codec(state)))
         # What comes out at P successive steps is an orthogonal map of the state times √(2 / P).
         noise = float((after - before).square().mean()) * 2 / _mixer(self.model).d_state

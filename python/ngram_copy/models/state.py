@@ -83,7 +83,9 @@ class Codec:
 
     Each coordinate of a state has 2^bits levels of its own: the range of the fitted values is cut into as many equal
     cells, and a level is the mean of the values in its cell (its middle, where there were none). In a cache that grows,
-    a coordinate of a head shares its levels over all positions.
+    a coordinate of a head shares its levels over all positions. Equal cells waste bits where few values fall: a round
+    of Lloyd's algorithm (1982, "Least squares quantization in PCM") moves their borders to the middles between
+    neighbouring levels, and then the levels to the new means.
 
     Parameters
     ----------
@@ -92,6 +94,8 @@ class Codec:
         Of each number, 1 … 16.
     state : State
         After other strings than those that will be rounded; a row for each.
+    rounds : int
+        Of Lloyd's algorithm.
 
     Raises
     ------
@@ -99,14 +103,14 @@ class Codec:
         If ``bits`` is out of range or the state has no rows.
     """
 
-    def __init__(self, model: LanguageModel, bits: int, state: State) -> None:
+    def __init__(self, model: LanguageModel, bits: int, state: State, *, rounds: int = 0) -> None:
         if not 1 <= bits <= 16:
             raise ValueError(f"bits must be in 1 … 16, not {bits}")
         if not all(len(x) for layer in state.layers for x in layer.values()):
             raise ValueError("a codec is fitted on states, and there are none")
         self.bits = bits
         self._layers = [
-            {name: _Levels(bits, x, grows=mixer.grows) for name, x in layer.items() if x.numel()}
+            {name: _Levels(bits, x, grows=mixer.grows, rounds=rounds) for name, x in layer.items() if x.numel()}
             for mixer, layer in zip(model.mixers(), state.layers, strict=True)
         ]
 
@@ -122,21 +126,30 @@ class Codec:
 class _Levels:
     """Levels of one tensor: (batch, …), or (batch, n_heads, length, width) where it grows with the length."""
 
-    def __init__(self, bits: int, values: Tensor, *, grows: bool) -> None:
+    def __init__(self, bits: int, values: Tensor, *, grows: bool, rounds: int) -> None:
         self._count = 2**bits
         self._grows = grows
         flat = self._coordinates(values)
-        self._low, high = flat.amin(0), flat.amax(0)
-        self._step = ((high - self._low) / self._count).clamp(min=torch.finfo(flat.dtype).tiny)
+        self._low, self._high = flat.amin(0), flat.amax(0)
+        self._step = ((self._high - self._low) / self._count).clamp(min=torch.finfo(flat.dtype).tiny)
+        self._borders: Tensor | None = None  # (coordinates, cells - 1); None: cells of equal size
+        place = torch.arange(self._count, device=flat.device, dtype=flat.dtype) + 0.5
+        middles = self._low[:, None] + self._step[:, None] * place
+        self._levels = self._means(flat, middles.flatten())
+        for _ in range(rounds):
+            levels = self._levels.view(middles.shape)
+            self._borders = (levels[:, :-1] + levels[:, 1:]) / 2
+            self._levels = self._means(flat, self._levels)
+
+    def _means(self, flat: Tensor, empty: Tensor) -> Tensor:
+        """Of the values in each cell; where there are none, what ``empty`` says: (coordinates · cells)."""
         index = self._index(flat).flatten()
-        counts = flat.new_zeros(flat.shape[1] * self._count)
+        counts = torch.zeros_like(empty)
         sums = counts.clone()
         counts.index_add_(0, index, torch.ones_like(flat).flatten())
         sums.index_add_(0, index, flat.flatten())
-        place = torch.arange(self._count, device=flat.device, dtype=flat.dtype) + 0.5
-        middles = self._low[:, None] + self._step[:, None] * place
-        levels = torch.where(counts > 0, sums / counts.clamp(min=1), middles.flatten()).view(middles.shape)
-        self._levels = levels.clamp(self._low[:, None], high[:, None]).flatten()
+        levels = torch.where(counts > 0, sums / counts.clamp(min=1), empty).view(len(self._low), self._count)
+        return levels.clamp(self._low[:, None], self._high[:, None]).flatten()
 
     def __call__(self, values: Tensor) -> Tensor:
         rounded: Tensor = self._levels[self._index(self._coordinates(values))]
@@ -152,6 +165,9 @@ class _Levels:
 
     def _index(self, flat: Tensor) -> Tensor:
         """Which level of all, of each value."""
-        cell: Tensor = ((flat - self._low) / self._step).clamp(0, self._count - 1).long()
+        if self._borders is None:
+            cell = ((flat - self._low) / self._step).clamp(0, self._count - 1).long()
+        else:
+            cell = torch.searchsorted(self._borders, flat.T.contiguous()).T
         index: Tensor = cell + torch.arange(flat.shape[1], device=flat.device) * self._count
         return index
