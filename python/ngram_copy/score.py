@@ -435,7 +435,7 @@ def verdicts(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
           is an engine and a length, of all its strings; ``largest`` is {share, engine, length}.
         - ``half_length``: {points, outside, worst, small, equal, small_outside, slopes}: does the longest string with
           an error of 1/2 follow the formula? ``points`` have D^n >= ``ASYMPTOTIC`` and are held against it, ``small``
-          ones against exact counts (``equal`` of them are the same number); those ``outside`` fail ``half_length_fits``.
+          ones against exact counts (``equal``: the same number); those ``outside`` fail ``half_length_fits``.
           ``worst`` is {label, value, formula}, ``slopes`` are those of ``half_length_slope`` by D.
 
         Without any cell the p-values are None; the last three are there only where there are such records.

@@ -265,3 +265,161 @@ VERDICTS = {
     },
     "copier_rule": {"strings": 100000, "disagreements": 0},
 }  # fmt: skip
+
+# --- the theory's statistics ----------------------------------------------------------------------------
+
+
+def statistic(name, task, result, *, engine=None, **axes):
+    """A statistic record of the suite theory; ``axes`` are n, length, options."""
+    identity = (name, task, engine, axes)
+    return {
+        "schema": "ngram-copy/1",
+        "case_id": case_id(*identity),
+        "kind": "statistic",
+        "case": {
+            "suite": "theory", "statistic": name, "task": task, **({"engine": engine} if engine else {}), **axes,
+            "seed": 0, "examples": EXAMPLES, "label": engine["name"] if engine else "strings",
+        },
+        "result": {"data_hash": "sha256:" + hashlib.sha256(repr(identity).encode()).hexdigest(), **result},
+        "environment": {**ENVIRONMENT, "seconds": 0.5, "time": "2026-01-01T00:00:03Z"},
+        "artifacts": {},
+    }  # fmt: skip
+
+
+def uniform(vocab_size):
+    return {"name": "copy", "vocab_size": vocab_size, "source": "uniform"}
+
+
+def asymptotic(n, vocab_size, error):
+    """L at which the n-gram copier fails with this probability, by the formula."""
+    return math.sqrt(-2 * math.log(1 - error) * vocab_size**n / (1 - 1 / vocab_size)) + n
+
+
+def half_length(task, n, half, one_percent, *, formula=None, exact=None, rng):
+    def measured(length):
+        value = round(n + (length - n) * math.exp(0.008 * rng.normal()))
+        return {"value": value, "low": math.floor(0.985 * value), "high": math.ceil(1.015 * value)}
+
+    vocab = task.get("vocab_size", 256)
+    m = max(2, math.ceil(math.log2(vocab)))
+    parameters = 4 * n * n * (m + 1) ** 2 + 2 * vocab * (2 * n + 1) * (m + 1)
+    itself = None
+    if half <= 2000:
+        itself = {"length": round(half), "strings": 64, **counted(rng.binomial(64, 0.5), 64)}
+        del itself["total"]
+    return statistic("half-length", task, {
+        "samples": 400,
+        "half": measured(half),
+        "one_percent": measured(one_percent),
+        "formula": formula,
+        "exact": exact,
+        "transformer": itself,
+        "heads": n + 1,
+        "parameters": parameters,
+        "cut_bits": 32.0 * half * (m + 1) * (2 * n + 1),
+    }, n=n, options={"transformer_up_to": 2000})  # fmt: skip
+
+
+def make_theory(trained=True):
+    """A run of the suite theory in small: four statistics, the frontier, and trained parts."""
+    rng = np.random.default_rng(2)
+    records = []
+    for vocab, most in ((2, 24), (4, 12), (26, 6), (64, 5)):
+        for n in range(2 if vocab == 2 else 1, most + 1, 2 if vocab == 2 else 1):
+            half, rare = (asymptotic(n, vocab, error) for error in (0.5, 0.01))
+            small = vocab**n < 1000
+            exact = {"half": round(half), "one_percent": round(rare)} if small else None
+            made = half_length(uniform(vocab), n, half, rare, rng=rng,
+                               formula={"half": half, "one_percent": rare}, exact=exact)  # fmt: skip
+            if small:  # equal to the exact count
+                made["result"]["half"] = {"value": round(half), "low": round(half) - 1, "high": round(half) + 1}
+            records.append(made)
+    text = {"name": "text_copy", "path": None, "unit": "bytes"}
+    records += [half_length(text, n, 8 * 2.2**n, 2.0**n + n, formula=None, exact=None, rng=rng) for n in (2, 4, 6, 8)]
+    for vocab in (2, 26, 64):
+        for n in (1, 4, 12):
+            for value in ("bits", "one-hot"):
+                records.append(statistic("agreement", uniform(vocab), {
+                    "strings": 1000, "positions": 80_000, "disagreements": 0, "undetermined": 4000 if n > 1 else 70_000,
+                    "rule_strings": 1000, "repeat_strings": 300, "rule_disagreements": 0,
+                    "transformer": {"n": n, "heads": [n, 1], "d_model": 7 * n, "parameters": 900 * n},
+                }, n=n, length=512, options={"dtype": "float32", "value": value}))  # fmt: skip
+    engines = {
+        "prefix": ({"name": "prefix", "kept": 8, "groups": 1, "state_bits": None}, lambda length: min(2**length, 256)),
+        "bounded": ({"name": "bounded", "n": 3, "slots": 4, "key_bits": 2, "eviction": "overwrite"},
+                    lambda length: 2 ** (length // 2)),
+        "ngram": ({"name": "ngram", "n": 3}, lambda length: round(2**length * max(0.0, 1 - length / 16))),
+    }  # fmt: skip
+    for engine, copied in engines.values():
+        rows = [
+            {"length": length, "strings": 2**length, "states": min(2**length, 256) if engine["name"] == "prefix"
+             else 2**length, "copied": copied(length)}
+            for length in range(1, 11)
+        ]  # fmt: skip
+        shares = [row["copied"] / row["states"] for row in rows]
+        records.append(statistic("census", uniform(2), {
+            "rows": rows, "largest_share": max(shares), "at": rows[shares.index(max(shares))]["length"],
+        }, engine=engine, length=10))  # fmt: skip
+    for dtype, first, limit in (("float32", None, None), ("bfloat16", 360, 72), ("float16", 408, 72)):
+        rows = [{"n": n, "product": 6 * n, "positions": 5000, "disagreements": 3 if first == 6 * n else 0}
+                for n in range(4, 72, 4) if first is None or 6 * n <= first]  # fmt: skip
+        records.append(statistic("precision", uniform(64), {
+            "dtype": dtype, "rows": rows, "first_failure": first, "limit": limit,
+        }, length=300, options={"dtype": dtype}))  # fmt: skip
+    return records + list(frontier(rng)) + (list(trained_parts(rng)) if trained else [])
+
+
+def frontier(rng, vocab=2, length=64):
+    """Machines of all kinds on the same strings; each recalls a share of its state."""
+    task, entropy = uniform(vocab), length * math.log2(vocab)
+
+    def cell(engine, label, state, share):
+        recalled = share * min(state, entropy)
+        made = accuracy(task, engine, label, length, rng, p_string=2.0 ** min(0, recalled - entropy), p_token=0.75,
+                        state_bits=float(state), entropy=entropy, share=recalled / entropy)  # fmt: skip
+        made["case"]["suite"] = "theory"
+        made["case_id"] = case_id("frontier", label, length)
+        half = 0.02 * recalled
+        made["result"]["bits_recalled"].update(low=recalled - half, high=min(recalled + half, state))
+        return made
+
+    for kept in (4, 16, 32, 48, 64):
+        engine = {"name": "prefix", "kept": kept, "groups": 1, "state_bits": None}
+        yield cell(engine, f"prefix-{kept}", kept, 0.995)
+    for slots in (8, 32, 128):
+        for key_bits in (0, 8):
+            for eviction in ("keep_first", "overwrite"):
+                engine = {"name": "bounded", "n": 6, "slots": slots, "key_bits": key_bits, "eviction": eviction}
+                yield cell(
+                    engine, f"bounded-{slots}-{key_bits}-{eviction}", slots * (3 + key_bits), 0.02 * key_bits + 0.1
+                )
+    for bits in (1, 2, 3):
+        yield cell({"name": "delay-line", "length": length, "bits": bits}, f"delay-line-{bits}", 66 * bits, 0.3 * bits)
+
+
+def trained_parts(rng):
+    """Learned b-bit machines, and transformers by their heads."""
+    for b in (16, 32, 64):
+        engine = {
+            "name": "trained", "model": {"bottleneck": b, "d_model": 64},
+            "training": {"task": uniform(2), "lengths": [64, 64], "steps": 100, "lr": [0.004]},
+        }  # fmt: skip
+        made = accuracy(uniform(2), engine, f"bottleneck-{b}-d2", 64, rng, p_string=0.0, p_token=0.6,
+                        state_bits=float(b), entropy=64.0, share=0.8 * b / 64)  # fmt: skip
+        made["result"]["bits_recalled"].update(low=0.78 * b, high=0.82 * b)
+        yield made
+    for heads in range(1, 7):
+        for seed in (0, 1):
+            layers = [{"mixer": "attention", "attention": {"n_heads": heads}},
+                      {"mixer": "attention", "attention": {"n_heads": 1}}]  # fmt: skip
+            engine = {
+                "name": "trained", "model": {"layers": layers, "d_model": 64},
+                "training": {"task": uniform(2), "lengths": [1, 32], "steps": 100, "lr": [0.004]},
+            }  # fmt: skip
+            for length in (4, 8, 16, 32):
+                p = 0.9 if length <= 4 * heads - seed else 0.1
+                made = accuracy(uniform(2), engine, f"heads-{heads}-d2", length, rng, p_string=p, p_token=p,
+                                state_bits=4096.0, entropy=float(length), share=p)  # fmt: skip
+                made["case"]["seed"] = seed
+                made["case_id"] = case_id("heads", heads, length, seed)
+                yield made

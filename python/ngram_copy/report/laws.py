@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from ngram_copy.report.summary import (
     short_hash,
 )
 
+BY_HEADS = "by heads"
+ERRORS = ("one_percent", "half")
 HALF = 0.5
 """Share of whole strings from which on a length counts as reached."""
 
@@ -41,7 +43,7 @@ def law(summary: Summary) -> Chart | None:
     styles = plain_styles([series for *_, series in order])
     models = [model for model in trained_heads(summary.cells) if model.series in styles]
     panels = [
-        _panel("by heads", rows, styles, "heads of the first layer, n", lambda row: row.heads, models=models),
+        _panel(BY_HEADS, rows, styles, "heads of the first layer, n", lambda row: row.heads, models=models),
         _panel(
             "by bits of the parameters", rows, styles, "bits of the parameters (float32)",
             lambda row: 32.0 * row.parameters,
@@ -104,33 +106,6 @@ def _row(row: HalfLength, key: str, x: float) -> Row | None:
     }
 
 
-def _points(
-    data: Data, rows: Iterable[HalfLength], key: str, x: alt.X, position: Callable[[HalfLength], float], styles: Any
-) -> list[alt.Chart]:
-    """Points of one error with their intervals."""
-    found = [made for row in rows if (made := _row(row, key, position(row)))]
-    if not found:
-        return []
-    base = data.base(found).encode(x=x, color=plots.colour(styles), opacity=plots.opacity(0.9))
-    marks = base.mark_point(filled=key == "half", size=46 if key == "half" else 30)
-    return [
-        base.mark_rule(strokeWidth=1.4).encode(y=_length("low"), y2="high:Q"),
-        marks.encode(y=_length("y"), shape=plots.shape(styles), tooltip=_TIPS),
-    ]
-
-
-def _length(name: str) -> alt.Y:
-    axis = alt.Axis(labelExpr="format(datum.value, '~s')", labelOverlap="greedy", tickCount=6)
-    return alt.Y(f"{name}:Q", title="longest L", scale=alt.Scale(type="log", nice=False), axis=axis)
-
-
-def _lines(data: Data, rows: list[Row], x: alt.X, styles: dict[str, Style], dash: list[int]) -> list[alt.Chart]:
-    if not rows:
-        return []
-    base = data.base(rows).encode(x=x, y=_length("y"), color=plots.colour(styles), opacity=plots.opacity(0.9))
-    return [base.mark_line(strokeDash=dash, strokeWidth=1.2).encode(detail="error:N")]
-
-
 def _panel(
     title: str,
     rows: Sequence[HalfLength],
@@ -141,49 +116,80 @@ def _panel(
     models: Sequence[TrainedHeads] = (),
 ) -> Panel:
     """Points of both errors, the formula through their places, and trained transformers."""
-    data = Data()
-    if title == "by heads":
-        most = max(row.heads for row in rows)
-        scale = alt.Scale(domain=[0, most + 1], nice=False)
-        x = alt.X("x:Q", title=axis, scale=scale, axis=alt.Axis(tickMinStep=1, grid=False))
-    else:
-        x = _bits_axis(axis)
     formulas = [
         {"series": row.series, "x": position(row), "y": row.formula[key], "error": key}
         for row in sorted(rows, key=lambda row: row.n)
-        for key in ("half", "one_percent")
-        if row.formula.get(key, 0) > 0
+        for key in ERRORS
+        if row.formula.get(key, 0) >= 1
     ]
-    layers = _lines(data, formulas, x, styles, [5, 3])
-    for key in ("one_percent", "half"):
-        layers += _points(data, rows, key, x, position, styles)
-    reached = [_model_row(model) for model in models if model.longest]
-    if reached:
-        base = data.base(reached).encode(x=x, y=_length("y"), color=plots.colour(styles), opacity=plots.opacity(0.9))
-        marks = base.mark_point(shape="M-1,-1L1,1M1,-1L-1,1", size=70, strokeWidth=1.8, filled=False)
-        layers.append(marks.encode(tooltip=_MODEL_TIPS))
-    return Panel(title, layers, data)
-
-
-def _bits_axis(title: str) -> alt.X:
-    axis = alt.Axis(labelExpr="format(datum.value, '~s')", labelOverlap="greedy", tickCount=6, grid=False)
-    return alt.X("x:Q", title=title, scale=alt.Scale(type="log", padding=12, nice=False), axis=axis)
+    points = {key: [made for row in rows if (made := _row(row, key, position(row)))] for key in ERRORS}
+    return _drawn(
+        title, axis, styles, formulas, [5, 3], points, [_model_row(model) for model in models if model.longest]
+    )
 
 
 def _cut_panel(rows: Sequence[HalfLength], styles: dict[str, Style], steps: int = 24) -> Panel:
     """By bits of the cache at the cut; beside it what the bound lets so many bits copy."""
-    data = Data()
-    x = _bits_axis("bits at the cut (float32 cache)")
-    bits = [float(row.cut_bits or 0) for row in rows]
+    bits = [row.cut_bits or 0.0 for row in rows]
     low, high = min(bits), max(bits)
-    bounds = []
-    for series, size in sorted({(row.series, row.vocab_size) for row in rows if row.vocab_size}):
-        for step in range(steps + 1):
-            b = low * (high / low) ** (step / steps)
-            bounds.append({"series": series, "x": b, "y": theory.max_copy_length(b, size), "error": "1/2"})
-    layers = _lines(data, bounds, x, styles, [1, 3])
-    layers += _points(data, rows, "half", x, lambda row: row.cut_bits or 0.0, styles)
-    return Panel("by bits at the cut", layers, data)
+    places = [low * (high / low) ** (step / steps) for step in range(steps + 1)]
+    bounds = [
+        {"series": series, "x": b, "y": theory.max_copy_length(b, size), "error": "half"}
+        for series, size in sorted({(row.series, row.vocab_size) for row in rows if row.vocab_size})
+        for b in places
+    ]
+    points = {"half": [made for row in rows if (made := _row(row, "half", row.cut_bits or 0.0))]}
+    return _drawn("by bits at the cut", "bits at the cut (float32 cache)", styles, bounds, [1, 3], points, [])
+
+
+def _drawn(
+    title: str,
+    axis: str,
+    styles: dict[str, Style],
+    lines: list[Row],
+    dash: list[int],
+    points: dict[str, list[Row]],
+    models: list[Row],
+) -> Panel:
+    """Lines of theory, points with intervals (of the error of 1/2 filled), crosses of trained transformers."""
+    every = [*lines, *models, *(row for rows in points.values() for row in rows)]
+    data = Data()
+    x = _heads_axis(every, axis) if title == BY_HEADS else alt.X("x:Q", **_bits_axis(every, "x", axis))
+    scale = _bits_axis([*every, *({"y": row[end]} for row in every if "low" in row for end in ("low", "high"))], "y",
+                       "longest L")  # fmt: skip
+
+    def base(rows: list[Row]) -> Any:
+        return data.base(rows).encode(x=x, color=plots.colour(styles), opacity=plots.opacity(0.9))
+
+    def y(name: str) -> alt.Y:
+        return alt.Y(f"{name}:Q", **scale)
+
+    layers = []
+    if lines:
+        layers.append(base(lines).mark_line(strokeDash=dash, strokeWidth=1.2).encode(y=y("y"), detail="error:N"))
+    for key, rows in points.items():
+        if rows:
+            marks = base(rows).mark_point(filled=key == "half", size=46 if key == "half" else 30)
+            layers += [
+                base(rows).mark_rule(strokeWidth=1.4).encode(y=y("low"), y2="high:Q"),
+                marks.encode(y=y("y"), shape=plots.shape(styles), tooltip=_TIPS),
+            ]
+    if models:
+        marks = base(models).mark_point(shape="M-1,-1L1,1M1,-1L-1,1", size=70, strokeWidth=1.8, filled=False)
+        layers.append(marks.encode(y=y("y"), tooltip=_MODEL_TIPS))
+    return Panel(title, layers, data)
+
+
+def _heads_axis(rows: Sequence[Row], title: str) -> alt.X:
+    scale = alt.Scale(domain=[0, max(row["x"] for row in rows) + 1], nice=False)
+    return alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(tickMinStep=1, grid=False))
+
+
+def _bits_axis(rows: Sequence[Row], name: str, title: str) -> dict[str, Any]:
+    """A logarithmic axis whose numbers are short."""
+    axis = plots.log_axis([row for row in rows if name in row], name, title)
+    axis["axis"].labelExpr = "format(datum.value, '~s')"
+    return axis
 
 
 # --- trained transformers -------------------------------------------------------------------------------
