@@ -430,7 +430,8 @@ def verdicts(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
           in each cell of uniform strings with a bound in [0.05, 0.95]; rows are {case_id, label, k, N, bound, p}.
         - ``copier_rule``: {strings, disagreements}: does the exact copier succeed exactly where no n-gram repeats?
         - ``agreement``: {records, strings, positions, disagreements, undetermined, rule_strings, repeat_strings,
-          rule_disagreements}: sums over all records in which the constructed transformer is held against the copier.
+          rule_disagreements}: sums over all records in which the constructed transformer is held against the copier;
+          positions and disagreements where halves are swapped are among them.
         - ``census``: {counts, strings, above, largest}: does some engine copy more strings than it has states? A count
           is an engine and a length, of all its strings; ``largest`` is {share, engine, length}.
         - ``half_length``: {points, outside, worst, small, equal, small_outside, slopes}: does the longest string with
@@ -617,21 +618,29 @@ def _agreement(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         *("strings", "positions", "disagreements", "undetermined"),
         *("rule_strings", "repeat_strings", "rule_disagreements"),
     )
-    return {"records": len(records)} | {key: sum(int(r["result"][key]) for r in records) for key in keys}
+    found = {"records": len(records)} | {key: sum(int(r["result"][key]) for r in records) for key in keys}
+    for key in ("positions", "disagreements"):
+        found[key] += sum(int(r["result"]["swapped"][key]) for r in records)
+    return found
 
 
 def _census(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rows = [(record["case"], row) for record in records for row in record["result"]["rows"]]
     shares = [
-        {"share": row["copied"] / row["states"], "engine": _label(case), "length": int(row["length"])}
+        {"share": _most(row) / row["states"], "engine": _label(case), "length": int(row["length"])}
         for case, row in rows
     ]
     return {
         "counts": len(rows),
         "strings": sum(int(row["strings"]) for _, row in rows),
-        "above": sum(row["copied"] > row["states"] for _, row in rows),
+        "above": sum(_most(row) > row["states"] for _, row in rows),
         "largest": max(shares, key=lambda found: float(found["share"]), default=None),
     }
+
+
+def _most(row: Mapping[str, Any]) -> int:
+    """Strings of a census that come out, teacher-forced or free."""
+    return max(int(row["copied"]), int(row["free"]))
 
 
 def _half_length(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -340,7 +340,9 @@ def make_theory(trained=True):
         for n in (1, 4, 12):
             for value in ("bits", "one-hot"):
                 records.append(statistic("agreement", uniform(vocab), {
-                    "strings": 1000, "positions": 80_000, "disagreements": 0, "undetermined": 4000 if n > 1 else 70_000,
+                    "strings": 1000, "shorter_strings": 10 * n, "positions": 80_000,
+                    "swapped": {"positions": 70_000, "disagreements": 0},
+                    "disagreements": 0, "undetermined": 4000 if n > 1 else 70_000,
                     "rule_strings": 1000, "repeat_strings": 300, "rule_disagreements": 0,
                     "transformer": {"n": n, "heads": [n, 1], "d_model": 7 * n, "parameters": 900 * n},
                 }, n=n, length=512, options={"dtype": "float32", "value": value}))  # fmt: skip
@@ -353,7 +355,7 @@ def make_theory(trained=True):
     for engine, copied in engines.values():
         rows = [
             {"length": length, "strings": 2**length, "states": min(2**length, 256) if engine["name"] == "prefix"
-             else 2**length, "copied": copied(length)}
+             else 2**length, "copied": copied(length), "free": copied(length), "state_bits": 8.0}
             for length in range(1, 11)
         ]  # fmt: skip
         shares = [row["copied"] / row["states"] for row in rows]

@@ -389,25 +389,28 @@ def _slopes(rows: Sequence[HalfLength]) -> Table:
 def _agreements(rows: Sequence[Agreement]) -> Table:
     note = (
         "Teacher-forced. Determined: some earlier n-gram equals the last n tokens, and all that do have one successor; "
-        "there the constructed transformer must say what the n-gram copier of the whole context says. Against the "
+        "there the constructed transformer must say what the n-gram copier of the whole context says: in copies, and "
+        "where a string is answered with its halves swapped, so that what is looked up stands elsewhere. Against the "
         "rule: strings whose whole copy, end included, is right although an n-gram repeats, or wrong although none "
         "does."
     )
     headings = (
-        *("task", "n", "L ≤", "options", "strings", "determined positions", "disagreements", "undetermined"),
-        *("with a repeat", "against the rule", "width", "parameters", "data", "case"),
+        *("task", "n", "L ≤", "options", "strings", "shorter than n", "determined positions", "disagreements"),
+        *("undetermined", "halves swapped: positions", "disagreements", "with a repeat", "against the rule"),
+        *("width", "parameters", "data", "case"),
     )
     lines = [
         [
-            *(row.task, f"{row.n}", f"{row.length}", row.construction, f"{row.strings:,}", f"{row.positions:,}"),
-            *(f"{row.disagreements:,}", f"{row.undetermined:,}", f"{row.repeat_strings:,} of {row.rule_strings:,}"),
-            *(f"{row.rule_disagreements:,}", f"{row.d_model:,}", f"{row.parameters:,}"),
-            *(short_hash(row.data_hash), row.case_id),
+            *(row.task, f"{row.n}", f"{row.length}", row.construction, f"{row.strings:,}", f"{row.shorter:,}"),
+            *(f"{row.positions:,}", f"{row.disagreements:,}", f"{row.undetermined:,}"),
+            *(f"{row.swapped_positions:,}", f"{row.swapped_disagreements:,}"),
+            *(f"{row.repeat_strings:,} of {row.rule_strings:,}", f"{row.rule_disagreements:,}"),
+            *(f"{row.d_model:,}", f"{row.parameters:,}", short_hash(row.data_hash), row.case_id),
         ]
         for row in rows
     ]
     return Table(
-        "agreements", "The transformer against the n-gram copier", note, headings, lines, set(range(1, 12)) - {3}
+        "agreements", "The transformer against the n-gram copier", note, headings, lines, set(range(1, 15)) - {3}
     )
 
 

@@ -239,10 +239,12 @@ class Agreement:
     ----------
     construction : str
         The options of the transformer.
-    strings : int
-        Of lengths up to ``length``.
+    strings, shorter : int
+        Of lengths up to ``length``; those shorter than n.
     positions, disagreements, undetermined : int
         Determined positions, those where the two differ, and those without one answer.
+    swapped_positions, swapped_disagreements : int
+        Determined positions and disagreements where a string is answered with its halves swapped.
     rule_strings, repeat_strings, rule_disagreements : int
         Strings held against the rule of success, those with a repeat, and those against the rule.
     """
@@ -255,9 +257,12 @@ class Agreement:
     seed: int
     construction: str
     strings: int
+    shorter: int
     positions: int
     disagreements: int
     undetermined: int
+    swapped_positions: int
+    swapped_disagreements: int
     rule_strings: int
     repeat_strings: int
     rule_disagreements: int
@@ -274,6 +279,8 @@ class Census:
     ----------
     rows : tuple of (int, int, int, int)
         Length, strings, distinct states, strings copied.
+    engine : str
+        With the bits to which the numbers of its state were rounded, if they were.
     """
 
     case_id: str
@@ -725,7 +732,10 @@ def _agreement(record: Mapping[str, Any], task: str, _: str) -> Agreement:
         n=int(case["n"]),
         length=int(case["length"]),
         seed=int(case["seed"]),
-        construction=", ".join(f"{key} {value}" for key, value in sorted((case.get("options") or {}).items())),
+        construction=", ".join(str(value) for _, value in sorted((case.get("options") or {}).items())),
+        shorter=int(result["shorter_strings"]),
+        swapped_positions=int(result["swapped"]["positions"]),
+        swapped_disagreements=int(result["swapped"]["disagreements"]),
         **{key: int(result[key]) for key in (*counts, *rule)},
         d_model=int(result["transformer"]["d_model"]),
         parameters=int(result["transformer"]["parameters"]),
@@ -736,12 +746,13 @@ def _agreement(record: Mapping[str, Any], task: str, _: str) -> Agreement:
 def _census(record: Mapping[str, Any], task: str, engine: str) -> Census:
     case, result = record["case"], record["result"]
     keys = ("length", "strings", "states", "copied")
+    bits = (case.get("options") or {}).get("bits")
     rows = sorted(tuple(int(row[key]) for key in keys) for row in result["rows"])
     return Census(
         case_id=record["case_id"],
         suite=str(case["suite"]),
         task=task,
-        engine=engine,
+        engine=f"{engine}, rounded to {bits} bits" if bits else engine,
         seed=int(case["seed"]),
         rows=tuple((length, strings, states, copied) for length, strings, states, copied in rows),
         data_hash=result["data_hash"],

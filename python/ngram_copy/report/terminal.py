@@ -11,8 +11,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ngram_copy.report import learned
-from ngram_copy.report.summary import Cell, Summary, Training, number, percent, summarise
+from ngram_copy.report import laws, learned
+from ngram_copy.report.summary import (
+    Agreement,
+    Cell,
+    Census,
+    HalfLength,
+    Precision,
+    Summary,
+    Training,
+    number,
+    percent,
+    summarise,
+)
 from ngram_copy.report.verdict import Verdict, judge
 from ngram_copy.score import COPIES
 
@@ -47,6 +58,7 @@ def table(records: Sequence[Mapping[str, Any]], *, verdicts: Mapping[str, Any] |
     parts += _learned(summary)
     if summary.repeats:
         parts += [_title("Windows in which some n-gram repeats, in %"), _repeats(summary)]
+    parts += _theory(summary)
     parts += [_failures(summary)] if summary.failures else []
     parts += [_verdict(verdict) for verdict in judge(verdicts)] if verdicts is not None else []
     return Group(*parts)
@@ -151,6 +163,80 @@ def _repeats(summary: Summary) -> Table:
         for n, group in groupby(of_task, lambda row: row.n):
             shares = [f"{row.length}:{_percent(row.windows.value)}" for row in group]
             found.add_row(task, f"{n}", "  ".join(shares))
+    return found
+
+
+def _theory(summary: Summary) -> list[RenderableType]:
+    """The statistics of the theory, each in a few columns; nothing without them."""
+    parts: list[RenderableType] = []
+    if summary.half_lengths:
+        title = "The longest copies by the heads n of a constructed transformer, with 95% intervals"
+        parts += [_title(title), _half_lengths(summary.half_lengths)]
+        for series, slope in laws.slopes_of(summary.half_lengths).items():
+            found = f"{slope.value:.3f} (95%: {slope.low:.3f} to {slope.high:.3f})"
+            parts.append(Text(f"slope of log2(L½ − n) at {series}: {found}, ½·log2 D = {slope.expected:.3f}"))
+        parts.append(Text())
+    if summary.agreements:
+        parts += [_title("The constructed transformer against the n-gram copier"), _agreements(summary.agreements)]
+    if summary.censuses:
+        title = "A census: all strings of the longest length, and the most copied of any"
+        parts += [_title(title), _censuses(summary.censuses)]
+    if summary.precisions:
+        title = "The n·m at which a number format breaks the constructed transformer"
+        parts += [_title(title), _precisions(summary.precisions)]
+    return parts
+
+
+def _half_lengths(rows: Sequence[HalfLength]) -> Table:
+    found = _columns("strings", "n", "L at error 1/2", "formula", "exact", "L at error 1%", "parameters")
+    for series, group in groupby(rows, lambda row: row.series):
+        found.add_section()
+        for row in group:
+            formula, exact = (known.get("half") for known in (row.formula, row.exact))
+            found.add_row(
+                *(series, f"{row.n}", row.half.text if row.half else "–"),
+                *("–" if formula is None else f"{formula:,.1f}", "–" if exact is None else f"{exact:,.0f}"),
+                *(f"{row.one_percent.value:,.0f}" if row.one_percent else "–", f"{row.parameters:,}"),
+            )
+    return found
+
+
+def _agreements(rows: Sequence[Agreement]) -> Table:
+    found = _columns("task", "n", "strings", "positions", "disagree", "with a repeat", "against the rule")
+    for row in rows:
+        found.add_row(
+            *(row.task, f"{row.n}", f"{row.strings:,}", f"{row.positions + row.swapped_positions:,}"),
+            f"{row.disagreements + row.swapped_disagreements:,}",
+            *(f"{row.repeat_strings:,}", f"{row.rule_disagreements:,}"),
+        )
+    return found
+
+
+def _censuses(rows: Sequence[Census]) -> Table:
+    found = _columns("engine", "L", "strings", "states", "copied", "most copied of the states")
+    for row in rows:
+        share, at = row.largest
+        found.add_row(row.engine, *(f"{count:,}" for count in row.rows[-1]), f"{percent(share)} at L = {at}")
+    return found
+
+
+def _precisions(rows: Sequence[Precision]) -> Table:
+    found = _columns("format", "n·m tried to", "first failure", "allowed to")
+    for row in rows:
+        found.add_row(
+            *(row.dtype, f"{max(product for _, product, _, _ in row.rows)}" if row.rows else "–"),
+            "none" if row.first_failure is None else f"{row.first_failure}",
+            "–" if row.limit is None else f"{row.limit:,}",
+        )
+    return found
+
+
+def _columns(first: str, *numbers: str) -> Table:
+    """A table whose columns are numbers, but for the first."""
+    found = _table()
+    found.add_column(first, overflow="fold")
+    for name in numbers:
+        found.add_column(name, justify="right")
     return found
 
 
