@@ -31,6 +31,7 @@ MODELS: dict[str, ModelConfig] = {
     "mamba-biases": _one("mamba", bias=True, dt_rank=3, mlp=12),
     "mamba2-groups": _one("mamba2", head_dim=4, n_groups=2, d_state=6, bias=True, mlp=12),
     "mamba2-bare": _one("mamba2", head_dim=8, d_conv=1, d_state=5, rms_norm=False, conv_bias=False, backend="torch"),
+    "s4d-linear": _one("s4d", d_state=6, output="linear", backend="torch"),
     "retnet": _one("gla", gate="fixed", rope_base=10_000.0),
     "linear": _one("gla", gate="none", feature_map="elu", normalise=True, output_norm=False),
     "deltanet": _one("gated_delta", gate="none", conv_size=0),
@@ -43,6 +44,6 @@ MODELS: dict[str, ModelConfig] = {
 }
 ON_DEVICE = [
     *MIXERS,
-    *"learned rope alibi hard-alibi grouped mamba2-groups retnet linear deltanet kda gated-mlp".split(),
+    *"learned rope alibi hard-alibi grouped mamba2-groups s4d-linear retnet linear deltanet kda gated-mlp".split(),
 ]
 """Those that differ in what they make on a device."""

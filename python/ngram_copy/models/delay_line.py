@@ -21,6 +21,7 @@ are how well this machine uses its state.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ngram_copy.models.base import LanguageModel, LayerConfig, ModelConfig, State
-from ngram_copy.models.parts import require_at_least
+from ngram_copy.models.parts import require_at_least, require_memory
 from ngram_copy.models.s4d import S4D
 from ngram_copy.models.state import Codec
 
@@ -71,8 +72,8 @@ class CopySSM:
             Before ``<copy>``, after other strings than those that will be copied; a row for each.
         """
         codec = Codec(self.model, bits, state, rounds=_ROUNDS)
-        (before,), (after,) = ([layer["modes"].double() for layer in one.layers] for one in (state, codec(state)))
-        # What comes out at P successive steps is an orthogonal map of the state times √(2 / P).
+        (before,), (after,) = ([layer["modes"] for layer in one.layers] for one in (state, codec(state)))
+        # What comes out at P successive steps is an orthogonal map of the state times √(2 / P): so is the noise.
         noise = float((after - before).square().mean()) * 2 / _mixer(self.model).d_state
         return CopySSM(_with_head(self.model, 1 / max(noise, 1 / SHARPEST)), codec)
 
@@ -82,11 +83,11 @@ class CopySSM:
         Each is read teacher-forced: the greedy model emits all of a string exactly when it predicts each token of it.
         """
         size = self.model.config.vocab_size - 4
-        bos, copy, eos = (torch.full((len(strings), 1), size + place) for place in range(3))
+        bos, mark, eos = (torch.full((len(strings), 1), size + place) for place in range(3))
         with torch.inference_mode():
             _, state = self.model.prefill(torch.cat([bos, strings], 1))
             logits, _ = self.model.prefill(
-                torch.cat([copy, strings], 1), state if self.codec is None else self.codec(state)
+                torch.cat([mark, strings], 1), state if self.codec is None else self.codec(state)
             )
         right: Tensor = (logits.argmax(-1) == torch.cat([strings, eos], 1)).all(1)
         return right
@@ -112,23 +113,26 @@ def copy_ssm(length: int, vocab_size: int, bits: int | None = None) -> CopySSM:
     Raises
     ------
     ValueError
-        If the length is not positive, there are fewer than two tokens, or bits is out of range.
+        If the length is not positive, there are fewer than two tokens, bits is out of range, or there is not so much
+        memory.
     """
     require_at_least(1, length=length)
     require_at_least(2, vocab_size=vocab_size)
     channels = (vocab_size - 1).bit_length()
     period = length + 1 + (length + 1) % 2
     layer = LayerConfig("s4d", {"d_state": period, "output": "linear"})
-    model = LanguageModel(ModelConfig(vocab_size + 4, channels, [layer], norm="none", head_bias=True)).eval()
+    config = ModelConfig(vocab_size + 4, channels, [layer], norm="none", head_bias=True)
+    _check_memory(length, vocab_size, config, bits)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # all weights are set below
+        model = LanguageModel(config).eval()
+    model.to_empty(device="cpu")
     with torch.no_grad():
         _set_mixer(_mixer(model), length)
         model.embedding.weight.zero_()
         model.embedding.weight[:vocab_size] = _bits_of(torch.arange(vocab_size), channels)
         model.embedding.weight[vocab_size + 1] = MARK
     exact = CopySSM(_with_head(model, SHARPEST))
-    return (
-        exact if bits is None else exact.rounded(bits, read(model, random_strings(_FITTED, length, vocab_size, seed=0)))
-    )
+    return exact if bits is None else exact.rounded(bits, _fit_states(exact.model, length))
 
 
 def fewest_bits(length: int, vocab_size: int, strings: int = 1000, seed: int = 1) -> int | None:
@@ -152,8 +156,9 @@ def fewest_bits(length: int, vocab_size: int, strings: int = 1000, seed: int = 1
     ValueError
         As ``copy_ssm``.
     """
+    require_at_least(1, strings=strings)
     exact = copy_ssm(length, vocab_size)
-    fitted = read(exact.model, random_strings(_FITTED, length, vocab_size, seed=0))
+    fitted = _fit_states(exact.model, length)
     tested = random_strings(strings, length, vocab_size, seed=seed)
     return next((bits for bits in range(1, 17) if bool(exact.rounded(bits, fitted).copies(tested).all())), None)
 
@@ -168,6 +173,19 @@ def read(model: LanguageModel, strings: Tensor) -> State:
     bos = torch.full((len(strings), 1), model.config.vocab_size - 4)
     with torch.inference_mode():
         return model.prefill(torch.cat([bos, strings], 1))[1]
+
+
+def _fit_states(model: LanguageModel, length: int) -> State:
+    """What a codec is fitted on."""
+    return read(model, random_strings(_FITTED, length, model.config.vocab_size - 4, seed=0))
+
+
+def _check_memory(length: int, vocab_size: int, config: ModelConfig, bits: int | None) -> None:
+    """Two copies of the weights, in float32; and the states of all strings that a codec is fitted on, five times."""
+    state = config.d_model * config.layers[0].options["d_state"]
+    weights = 3 * state + (2 * config.vocab_size + config.d_model) * config.d_model
+    states = 0 if bits is None else 5 * _FITTED * state
+    require_memory(4 * (2 * weights + states), f"a delay line of length = {length} and vocab_size = {vocab_size}")
 
 
 # --- Weights --------------------------------------------------------------------------------------------
@@ -204,15 +222,13 @@ def _with_head(model: LanguageModel, sharpness: float) -> LanguageModel:
     The logit of a token that is written as v is the log-density of what came out, o, where v came in, less what is the
     same for all: sharpness · (v · o - |v|²/2).
     """
-    other = LanguageModel(model.config).eval()
-    other.load_state_dict(model.state_dict())
+    other = copy.deepcopy(model)
     size = model.config.vocab_size - 4
+    said = [*range(size), size + 2]  # eos where the mark of <copy> comes out
     with torch.no_grad():
-        written = model.embedding.weight[: size + 2]
-        emitted = [*range(size), size + 2]  # what comes out as the mark of <copy> means eos
-        written = written[[*range(size), size + 1]]
+        written = other.embedding.weight[[*range(size), size + 1]]
         other.head.weight.zero_()
-        other.head.weight[emitted] = sharpness * written
         other.head.bias.fill_(_NEVER)
-        other.head.bias[emitted] = -sharpness / 2 * written.square().sum(-1)
+        other.head.weight[said] = sharpness * written
+        other.head.bias[said] = -sharpness / 2 * written.square().sum(-1)
     return other

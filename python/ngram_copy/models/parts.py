@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 
 import torch
@@ -155,3 +156,15 @@ def require_one_of(known: Collection[str], **values: str) -> None:
     for name, value in values.items():
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Raise ValueError if this machine has less memory than ``what`` needs, in bytes."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # it cannot be asked: what can be addressed
+        there = 2**47
+    if needed > there:
+        raise ValueError(
+            f"{what} needs {needed / 2**30:,.1f} GiB of memory, and this machine has {there / 2**30:,.1f} GiB"
+        )
