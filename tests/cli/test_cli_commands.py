@@ -5,6 +5,7 @@ import json
 import pytest
 from small_suite import CASES
 
+from ngram_copy import theory
 from ngram_copy.engines import ENGINES
 from ngram_copy.results import Writer, read
 from ngram_copy.suite import shipped
@@ -107,10 +108,10 @@ def test_theory_of_a_length(cli):
     found = json.loads(cli("theory", "--length", 1000, "--vocab", 26, "--error", 0.01, "--json").out)
     assert found["n"] == 6
     assert found["heads"] == 7
-    assert found["width"] == 83
+    assert found["width"] == 6 * 13 + 5 + 2
     assert found["state_bits_required"] == pytest.approx(4700.425, abs=0.001)
     assert found["p_ngram_at_most"] == pytest.approx(995 * 994 / 2 / 26**6)
-    assert found["parameters"] > 10_000
+    assert found["parameters"] == theory.construction_sizes(6, 26).parameters
     assert "4,700.4" in cli("theory", "--length", 1000, "--error", 0.01).out
 
 

@@ -239,8 +239,8 @@ def _of_length(length: int, vocab: int, error: float) -> list[_Line]:
         ("n", n, "smallest n with C(L - n + 1, 2) D^-n <= error: n-grams that hardly repeat"),
         ("p_ngram_at_most", formulas.p_ngram_union_bound(length, n, vocab), "C(L - n + 1, 2) D^-n"),
         ("heads", sum(sizes.heads), "n in the first layer and 1 in the second of a constructed transformer"),
-        ("width", sizes.d_model, "(m + 1)(2n + 1) + m with m = max(2, ceil(log2 D))"),
-        ("parameters", sizes.parameters, "of its matrices"),
+        ("width", sizes.d_model, "(m + 1)(2n + 1) + m + 2 with m = max(2, ceil(log2 D)): numbers for each token"),
+        ("parameters", sizes.parameters, "all of its weights; `ngram-copy construct save` writes them"),
     ]
 
 
