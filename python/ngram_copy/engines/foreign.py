@@ -491,7 +491,8 @@ def to_bytes(tree: Any, identity: dict[str, Any]) -> bytes:
     tensors: dict[str, Tensor] = {}
     about = json.dumps({"format": _FORMAT, "of": identity, "tree": _skeleton(tree, tensors)}, sort_keys=True)
     data = _split(save(tensors))[1]
-    return save(tensors, {"ngram_copy": about, "sha256": _sha256(about, data)})
+    # One key, as the order of several is not fixed: equal states are equal bytes, so that they can be counted.
+    return save(tensors, {"ngram_copy": f"{_sha256(about, data)} {about}"})
 
 
 def from_bytes(state: bytes, identity: dict[str, Any], device: Any) -> Any:
@@ -506,8 +507,8 @@ def from_bytes(state: bytes, identity: dict[str, Any], device: Any) -> Any:
 
     try:
         header, data = _split(state)
-        about = header["__metadata__"]["ngram_copy"]
-        intact = header["__metadata__"]["sha256"] == _sha256(about, data)
+        digest, _, about = header["__metadata__"]["ngram_copy"].partition(" ")
+        intact = digest == _sha256(about, data)
         content = json.loads(about)
         of, version = content["of"], content["format"]
     except (ValueError, KeyError, TypeError, struct.error) as error:

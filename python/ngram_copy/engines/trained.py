@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ngram_copy.engines.base import Engine, Prediction
+from ngram_copy.engines.bottleneck import BottleneckEngine
 from ngram_copy.engines.neural import NeuralEngine, require_torch
 from ngram_copy.engines.own import ModuleEngine, load_builder
 from ngram_copy.tasks.base import Batch, VocabularySpec
@@ -29,8 +30,9 @@ class TrainedEngine(Engine):
     Parameters
     ----------
     model : dict
-        Its shape: what ``ngram_copy.models.presets.model_config`` takes; or ``build`` alone, the ``FILE.py:FUNCTION``
-        that builds a module of your own.
+        Its shape: what ``ngram_copy.models.presets.model_config`` takes; ``bottleneck`` and the other options of a
+        ``ngram_copy.models.bottleneck.BottleneckConfig``; or ``build`` alone, the ``FILE.py:FUNCTION`` that builds a
+        module of your own.
     training : dict
         What ``ngram_copy.train.Training`` takes, and ``task``: the name and the options of the task it learns from.
     """
@@ -75,7 +77,7 @@ class TrainedEngine(Engine):
                 torch.manual_seed(seed)
                 module = self.shape(self.vocab.total)
             load_weights(folder, module)
-            self._inner = ModuleEngine(self.vocab, module.to(device), source=self._source)
+            self._inner = self._over(module.to(device))
             return
         loaded = load_model(folder)
         if loaded.config.to_json() != self.shape.to_json():
@@ -94,8 +96,15 @@ class TrainedEngine(Engine):
                 with torch.device("meta"):
                     self._inner = NeuralEngine(self.vocab, LanguageModel(self.shape))
             else:
-                self._inner = ModuleEngine(self.vocab, self.shape(self.vocab.total), source=self._source)
+                self._inner = self._over(self.shape(self.vocab.total))
         return self._inner
+
+    def _over(self, module: nn.Module) -> ModuleEngine:
+        """The engine over a module that is no ``LanguageModel``."""
+        from ngram_copy.models.bottleneck import Bottleneck
+
+        kind = BottleneckEngine if isinstance(module, Bottleneck) else ModuleEngine
+        return kind(self.vocab, module, source=self._source)
 
     def predict(self, batch: Batch, *, threads: int = 1) -> Prediction:
         return self.inner.predict(batch, threads=threads)
@@ -116,15 +125,18 @@ class TrainedEngine(Engine):
 
 
 def shape_of(model: Mapping[str, Any], vocab: VocabularySpec) -> ModelConfig | Callable[[int], nn.Module]:
-    """What a model's table means: a config, or the function that builds a module.
+    """What a model's table means: a config, or the function (a ``BottleneckConfig`` is one) that builds a module.
 
     Raises
     ------
     ValueError
         If an option is unknown, a size is not allowed, or there is no such function.
     """
+    from ngram_copy.models.bottleneck import BottleneckConfig
     from ngram_copy.models.presets import model_config
 
+    if "bottleneck" in model:
+        return BottleneckConfig.from_table(model)
     if "build" not in model:
         return model_config(vocab.total, model)
     if len(model) > 1:
