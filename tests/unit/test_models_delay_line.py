@@ -94,6 +94,11 @@ def test_all_strings_there_are(length, vocab_size):
     assert copy_ssm(length, vocab_size).copies(strings).all()
 
 
+def test_phases_hold_over_many_periods():
+    """A phase that is rounded once is wrong by as many roundings as there are steps: not by enough to matter."""
+    assert copy_ssm(10_000, 2).copies(random_strings(2, 10_000, 2, seed=1)).all()
+
+
 def test_strings_that_are_not_copied_are_told_apart():
     ssm = copy_ssm(12, 26)
     strings = random_strings(40, 12, 26, seed=1)
