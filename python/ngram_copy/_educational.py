@@ -1,12 +1,15 @@
 """The algorithms of this package in a few lines of Python, to be read; what is fast is written in Rust.
 
-Read in order: how an n-gram becomes a number, how a string is copied by looking n-grams up, and what the best machine
-of a fixed number of states does instead.
+Read in order: how an n-gram becomes a number, how a string is copied by looking n-grams up, what the best machine of a
+fixed number of states does instead, and how a transformer of two layers looks n-grams up.
 
 >>> list(NgramCopier(n=2).read("banana!").copy("!"))
 ['b', 'a', 'n', 'a', 'n', 'a', 'n', 'a', 'n']
 >>> list(NgramCopier(n=4).read("banana!").copy("!"))
 ['b', 'a', 'n', 'a', 'n', 'a', '!']
+>>> context = [3, 1, 0, 2, 0, 2, 0, 4, 1, 0, 2, 0, 2, 0]  # <bos> b a n a n a <copy> b a n a n a
+>>> [int(token) for token in copy_transformer(context, n=4, vocab_size=3).argmax(axis=1)[7:]]
+[1, 0, 2, 0, 2, 0, 3]
 """
 
 from __future__ import annotations
@@ -121,3 +124,63 @@ class PrefixMachine:
         kept, group = state
         guess = group * self.vocab_size // self.groups
         return [*kept, guess, *[0] * length][:length]
+
+
+def copy_transformer(context: Sequence[int], n: int, vocab_size: int, sharpness: float = 16.0) -> NDArray[np.float64]:
+    """Say what comes after each token of a context, as the n-gram copier would: two layers of attention do it.
+
+    A token is a row of m bits, each 1 or -1, and a flag that is 0; ``<bos>`` and ``<copy>`` are no bits and a flag 1.
+
+    Layer 1 brings the last n tokens together. Its heads can only average: over the last k + 1 tokens, k = 1 … n. The
+    token k steps back is a difference of such means, and the mean of the flags tells how many boundaries lie nearer:
+    if there is one, two ReLUs erase the token.
+
+    Layer 2 looks up. Query: the last n tokens. Key: the n tokens before a place. The score of equal ones is larger by
+    2·``sharpness`` than any other, so that softmax leaves those places alone. Value: the token that stands there.
+
+    Parameters
+    ----------
+    context : sequence of int, shape (seq_len,)
+        ``<bos> x_1 … x_L <copy> y_1 …`` of data tokens 0 … D - 1, ``<bos>`` being D and ``<copy>`` D + 1.
+    n : int
+        At least 1.
+    vocab_size : int
+        D, at least 2.
+    sharpness : float
+        Beta.
+
+    Returns
+    -------
+    ndarray of float64, shape (seq_len, D + 1)
+        m for what is certain to come, and at most m - 2 for all else; the last column is the end of the string.
+    """
+    m = max(2, (vocab_size - 1).bit_length())
+    square = max(2, m)
+    codes = 2.0 * (np.arange(vocab_size + 2)[:, None] >> np.arange(m) & 1) - 1
+    codes[vocab_size:] = 0
+    tokens = np.asarray(context)
+    flag, is_copy = (tokens >= vocab_size)[:, None], (tokens == vocab_size + 1)[:, None]
+    embedding = np.hstack([codes[tokens], flag])
+
+    # Layer 1: means, the tokens back, and those erased that lie before a boundary.
+    place = np.arange(len(tokens))
+    back = place[:, None] - place
+    means = [embedding]
+    for k in range(1, n + 1):
+        window = (back >= 0) & (back <= k)
+        means.append(window @ embedding / window.sum(axis=1, keepdims=True))
+    grams = [embedding]
+    for k in range(1, n + 1):
+        token = (k + 1) * means[k] - k * means[k - 1]
+        nearer = k * means[k - 1][:, m:] - is_copy  # <copy> itself does not count
+        grams.append(np.maximum(token - nearer, 0) - np.maximum(-token - nearer, 0))
+
+    # Layer 2: at <copy> whatever follows a boundary is asked for, so its flag weighs more than all the rest.
+    weight = np.tile([*[1.0] * m, square], n)
+    weight[m] = (n - 1) * m + square + 2
+    scores = sharpness * (np.hstack(grams[:n]) * weight) @ np.hstack(grams[1:]).T
+    scores[back < 0] = -np.inf
+    attention = np.exp(scores - scores.max(axis=1, keepdims=True))
+    attention /= attention.sum(axis=1, keepdims=True)
+    found = attention @ np.hstack([codes[tokens], m * is_copy])
+    return np.hstack([found[:, :m] @ codes[:vocab_size].T, found[:, m:]])

@@ -15,7 +15,7 @@ END = "end"
 
 def test_the_examples_in_its_text():
     assert doctest.testmod(_educational).failed == 0
-    assert doctest.testmod(_educational).attempted == 2
+    assert doctest.testmod(_educational).attempted == 4
 
 
 @pytest.mark.parametrize(("vocab_size", "longest"), [(2, 9), (3, 6)])

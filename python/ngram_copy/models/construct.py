@@ -34,7 +34,7 @@ from ngram_copy.models.parts import require_one_of
 from ngram_copy.theory import ConstructionSizes, construction_sizes
 
 SHARPNESS = 16.0
-"""β where the bound allows less: it is exact for any length that fits in memory, and not yet large in float16."""
+"""β where the bound allows less: exact for any length that fits in memory."""
 
 DOUBT = 1e-6
 """What all wrong tokens together get at most where the next token is determined."""
@@ -149,24 +149,21 @@ def required_sharpness(max_len: SupportsIndex, error: float) -> float:
 
 
 def limit(dtype: torch.dtype) -> int:
-    """The largest n·m in which a dtype computes the copier.
+    """The largest n·m for which a dtype computes the copier.
 
     A mean A_k, whose entries are at most 1, is rounded by up to eps/4; a token k steps back is a difference of k + 1
-    and k times such means, wrong by (2k + 1)·eps/4, and snapping forgives less than ¼: 2n + 1 < 1/eps, and m is at
-    least 2. Beside this, β·√dk·(n·m + 4), the largest product of a query and a key, must be below the largest number.
+    and k times such means, wrong by (2k + 1)·eps/4, and snapping forgives less than ¼: so 2n + 1 < 1/eps, and m is at
+    least 2. Scores need less: they are sums of n·m numbers ±1, and a match has 2 more than others. How long the
+    context is does not matter.
 
     Raises
     ------
     ValueError
-        If it is not a dtype of real numbers.
+        If it is not a dtype of real numbers of 16 bits or more.
     """
     if not dtype.is_floating_point or dtype.itemsize < 2:
         raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, not {_name(dtype)}")
-    about = torch.finfo(dtype)
-    rounded = int(1 / about.eps) - 2
-    # dk = n·(m + 1) ≤ 1.5·n·m; one step lower for the 4 that is added.
-    largest = int((about.max / SHARPNESS / math.sqrt(1.5)) ** (2 / 3)) - 4
-    return min(rounded, largest)
+    return int(1 / torch.finfo(dtype).eps) - 2
 
 
 # --- The weights ----------------------------------------------------------------------------------------
@@ -309,17 +306,19 @@ def _look_up(attention: Attention, places: _Places, beta: float) -> None:
     ``<copy>``, worth up to (n - 1)·m + c²: its own flag counts for 2 more than they, so that keys that have a boundary
     next to them win, whatever follows. (All that such a key has further back is erased.)
 
-    Attention divides scores by √dk; the query undoes this.
+    Attention divides scores by √dk, which is undone: query and key have half of the factor β·√dk each, so that neither
+    is too large for float16.
     """
     n, m, e = places.n, places.m, places.e
     square = max(2, m)  # c²
-    scale = beta * math.sqrt(attention.head_dim)
+    half = math.sqrt(beta * math.sqrt(attention.head_dim))
+    code = half * torch.eye(e, dtype=attention.query.weight.dtype)
     for k in range(n):
         rows = slice(k * e, (k + 1) * e)
         flag = (n - 1) * m + square + 2 if k == 0 and places.ends else square
-        weights = torch.tensor([1.0] * m + [float(flag)], dtype=torch.float64) * scale
-        attention.query.weight[rows, places.back(k)] = weights.diag().to(attention.query.weight.dtype)
-        attention.key.weight[rows, places.back(k + 1)] = torch.eye(e, dtype=attention.key.weight.dtype)
+        attention.query.weight[rows, places.back(k)] = code
+        attention.query.weight[k * e + places.flag, places.back(k).start + places.flag] *= flag
+        attention.key.weight[rows, places.back(k + 1)] = code
     for row, source in enumerate(places.value):
         attention.value.weight[row, source] = 1
         attention.out.weight[places.out.start + row, row] = 1
