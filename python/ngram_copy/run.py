@@ -127,8 +127,9 @@ def run_cases(
 ) -> Iterator[Record]:
     """Run cases; each record is on the disk when it is yielded.
 
-    Symbolic cases come first, one after another on all threads. Trainings, and what measures models, run each on one
-    thread of a process of its own, ``threads`` at a time; a case that was trained before is not trained again.
+    Where all are symbolic they run one after another, each on all threads. Trainings, and what measures models, run each
+    on one thread of a process of its own, ``threads`` at a time, and so do the others beside them; a case that was
+    trained before is not trained again.
 
     Parameters
     ----------
@@ -151,13 +152,11 @@ def run_cases(
         Records of kind ``accuracy``, ``statistic``, ``training`` or, where a case raised an exception, ``error``.
     """
     checkpoints = writer.path.parent / CHECKPOINTS
-    apart = [case for case in cases if case.apart]
-    for case in cases:
-        if not case.apart:
-            record = run_case(case, threads=threads, on_progress=on_progress)
-            writer.write(record)
-            yield record
-    for record in workers.run(apart, min(threads, len(apart)), run_case, checkpoints, device, on_progress):
+    if any(case.apart for case in cases):
+        records = workers.run(cases, min(threads, len(cases)), run_case, checkpoints, device, on_progress)
+    else:
+        records = (run_case(case, threads=threads, on_progress=on_progress) for case in cases)
+    for record in records:
         if record["kind"] == "error" or record["case_id"] not in recorded:
             writer.write(record)
             yield record

@@ -30,7 +30,7 @@ OnProgress = Callable[[Case, float, str], None]
 def run(
     cases: Sequence[Case], processes: int, work: Work, checkpoints: Path, device: str, on_progress: OnProgress
 ) -> Iterator[Record]:
-    """Run trainings and the cases that measure them; records come as they are made.
+    """Run trainings, the cases that measure them, and others beside them; records come as they are made.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def run(
     """
     options = {"threads": 1, "checkpoints": checkpoints, "device": device}
     if processes <= 1:
-        for case in sorted(cases, key=lambda case: case.kind != "training"):
+        for case in sorted(cases, key=lambda case: case.trained_by is not None):
             with _one_thread():
                 record = work(case, **options, on_progress=on_progress)
             yield record

@@ -28,6 +28,12 @@ def run(
     size: Annotated[
         str | None, typer.Option(help="Of a suite that comes in sizes: cpu (minutes on 2 cores), paper (a GPU).")
     ] = None,
+    trained: Annotated[
+        bool,
+        typer.Option(
+            "--trained", help="With the part of a suite that trains models for long, where it has one (theory)."
+        ),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on where a run stopped: a torn last line is repaired, what is done kept."),
@@ -93,7 +99,7 @@ def run(
     screen = stderr()
     unfit: list[str] = []
     with user_errors(SuiteError, OSError, MemoryError):
-        loaded = load(suite if size is None else f"{suite}-{size}")
+        loaded = load("-".join([suite, *([size] if size else []), *(["trained"] if trained else [])]))
         if model:
             loaded = loaded.with_models(model, pretrained=pretrained)
         every = loaded.cases(seed, unfit)
@@ -143,6 +149,7 @@ def run(
         again = _again(
             suite,
             size=size,
+            trained=trained,
             out=out,
             model=model,
             pretrained=pretrained,

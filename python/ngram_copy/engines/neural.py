@@ -44,6 +44,7 @@ class NeuralEngine(Engine):
 
     name: ClassVar[str] = "neural"
     summary: ClassVar[str] = "a model of ngram_copy.models"
+    one_thread: ClassVar[bool] = True
 
     def __init__(self, vocab: VocabularySpec, model: LanguageModel) -> None:
         if model.config.vocab_size != vocab.total:
