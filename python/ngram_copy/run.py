@@ -127,8 +127,8 @@ def run_cases(
 ) -> Iterator[Record]:
     """Run cases; each record is on the disk when it is yielded.
 
-    Where all are symbolic they run one after another, each on all threads. Trainings, and what measures models, run each
-    on one thread of a process of its own, ``threads`` at a time, and so do the others beside them; a case that was
+    Where all are symbolic they run one after another, each on all threads. Trainings, and what measures models, run
+    each on one thread of a process of its own, ``threads`` at a time, and so do the others beside them; what was
     trained before is not trained again.
 
     Parameters

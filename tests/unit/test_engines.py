@@ -29,8 +29,9 @@ SETTINGS = {
 CASES = [(name, options) for name, settings in SETTINGS.items() for options in settings]
 
 
-# Those over models of torch: test_run_learned.py, test_engines_own.py, test_engines_huggingface.py.
-NEURAL = {"trained", "module", "huggingface"}
+# Those over models of torch: test_run_learned.py, test_engines_own.py, test_engines_huggingface.py, test_construct.py,
+# test_models_delay_line.py.
+NEURAL = {"trained", "module", "huggingface", "constructed", "delay-line"}
 
 
 def test_every_engine_is_tested():
