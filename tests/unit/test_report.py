@@ -354,6 +354,22 @@ def test_closed_forms_meet_the_tables_only_where_they_hold(summary):
     assert charts._closed_forms(text, {cell.case_id: "x" for cell in text}, "load") == []
 
 
+def test_unverified_tables_see_no_collision(records):
+    tables = copy.deepcopy([r for r in kept(records, name="bounded") if r["case"]["length"] == 300])
+    lines = {}
+    for key_bits in (0, 1, 8, 24):
+        for record in tables:
+            slots = record["case"]["engine"]["slots"]
+            record["case"]["engine"]["key_bits"] = key_bits
+            record["result"]["state_bits"] = float(slots * (1 + key_bits + 5))
+        cells = [cell for cell in summarise(tables).cells if cell.task == "copy D=26 uniform"]
+        found = charts._closed_forms(cells, {cell.case_id: "x" for cell in cells}, "collisions")
+        lines[key_bits] = [row["y"] for row in found]
+    assert set(lines[0]) == {0.0}
+    assert lines[1] == pytest.approx([y / 2 for y in lines[24]])  # 4 tokens of 5 bits fit: keys are whole
+    assert lines[8] == pytest.approx([y * 255 / 256 for y in lines[24]])
+
+
 # --- what is written ------------------------------------------------------------------------------------
 
 

@@ -452,9 +452,9 @@ def tables(summary: Summary) -> Chart | Missing:
             panels.append(plots.panel(f"{task}: {heading}", rows, lines, x, y, styles, _TABLE_TIPS, join=False))
     note = (
         "Sums over all strings of a cell. Slots in use: at the cut. Collisions: n-grams turned away or replaced, of "
-        "all that were inserted. Tokens right: teacher-forced, with their 95% Wilson interval. Dashed, for uniform "
-        "strings: the closed forms for distinct n-grams in independent, uniform slots. Kinds of tables with the same "
-        "number of slots stand beside each other at its tick."
+        "all that were inserted, as far as the kept bits of keys tell them apart. Tokens right: teacher-forced, with "
+        "their 95% Wilson interval. Dashed, for uniform strings: the closed forms for distinct n-grams in independent, "
+        "uniform slots. Kinds of tables with the same number of slots stand beside each other at its tick."
     )
     return Chart(key, title, sentences.tables(cells), note, panels, styles)
 
@@ -467,7 +467,7 @@ def _dodges(tables: Sequence[tuple[int, str]]) -> list[float]:
 
 
 _DODGE = 9
-_DODGE_WIDTH = 200  # of all sizes together: the width of a panel on paper
+_DODGE_WIDTH = 120  # of all sizes together: more than half of a panel on paper
 _TABLE_TIPS = [*plots.tips(load="slots in use", collisions="collisions"), *plots.CELL_TIPS]
 _TABLE_PANELS = {"load": "slots in use", "collisions": "insertions that collide", "tokens": "tokens right"}
 
@@ -488,6 +488,13 @@ def _table_row(cell: Cell, series: str, name: str) -> Row:
     }
 
 
+def _kept_bits(cell: Cell) -> int | None:
+    """Bits of a key's hash that a table keeps; None where it keeps whole n-grams."""
+    bits: int = cell.engine_options["key_bits"]
+    value_bits = cell.state_bits / cell.engine_options["slots"] - 1 - bits
+    return None if cell.engine_options["n"] * value_bits <= bits else bits
+
+
 def _closed_forms(cells: Sequence[Cell], labels: dict[str, str], name: str, steps: int = 32) -> list[Row]:
     """Theory's lines for copies of uniform strings, for each series of several sizes."""
     sizes = [cell.engine_options["slots"] for cell in cells]
@@ -499,13 +506,15 @@ def _closed_forms(cells: Sequence[Cell], labels: dict[str, str], name: str, step
         if not several or (cell.task_options["name"], cell.task_options.get("source")) != ("copy", "uniform"):
             continue
         keys = round(cell.diagnostics.get("insertions", 0) / cell.strings.total)
+        bits = _kept_bits(cell)
         for m in slots if keys else []:
             if name == "load":
                 value = theory.expected_occupied(m, keys) / m
             elif name == "collisions":
-                value = theory.expected_collisions(m, keys) / keys
+                # A key whose kept bits agree with those in its slot is taken for the same one.
+                seen = 1 - 2.0 ** -(64 if bits is None else bits)
+                value = seen * theory.expected_collisions(m, keys) / keys
             else:
-                bits = cell.engine_options.get("key_bits")
                 value = theory.bounded_token_accuracy(m, keys, cell.task_options["vocab_size"], key_bits=bits)
             rows.append({"series": label, "seed": cell.seed, "x": m, "y": value})
     return rows

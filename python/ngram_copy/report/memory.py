@@ -50,13 +50,16 @@ def law_panel(
     corners = [begin, end, right] if end == ceiling < right else [begin, end]
     law = [{"x": x, "y": min(x, ceiling), "top": top} for x in corners]
     middle = begin ** (1 / 3) * end ** (2 / 3)
-    texts = [
-        {"x": left, "y": top, "text": "impossible: E[B] > b"},
-        {"x": middle, "y": middle, "text": "the law: E[B] ≤ b"},
-    ]
     # The slope of the diagonal on the screen follows from the plot's sides and the decades along them.
     rise, run = math.log(top / bottom), math.log(right / left)
     angle = alt.ExprRef(f"-atan2(height / {rise:.4f}, width / {run:.4f}) * 180 / PI")
+    if len(corners) == 2:
+        corner_text, place = "impossible: E[B] > b", {"x": middle, "y": middle, "text": "the law: E[B] ≤ b"}
+        written: Row = {"angle": angle, "dy": -9}
+    else:  # along the level part
+        corner_text, place = "impossible", {"x": right, "y": ceiling, "text": "E[B] ≤ min(b, H)"}
+        written = {"align": "right", "baseline": "bottom", "dx": -4, "dy": -4}
+    texts = [{"x": left, "y": top, "text": corner_text}, place]
 
     def axis(channel: Any, name: str, low: float, high: float, title: str) -> Any:
         scale = alt.Scale(type="log", domain=[low, high], nice=False)
@@ -80,7 +83,7 @@ def law_panel(
         line.mark_area(color=FORBIDDEN).encode(y2="top:Q"),
         line.mark_line(color=INK, strokeWidth=1.5),
         corner.mark_text(align="left", baseline="top", dx=10, dy=10, color=WARNING, fontSize=12),
-        along.mark_text(angle=angle, dy=-9, color=WARNING, fontSize=12),
+        along.mark_text(**written, color=WARNING, fontSize=12),
         *([_floats(data, list(whole), x, y("y"), styles)] if whole else []),
         *([points.mark_line(strokeWidth=1.2).encode(y=y("y"), detail="seed:N")] if join else []),
         points.mark_rule(strokeWidth=1.5).encode(y=y("low"), y2="high:Q"),
