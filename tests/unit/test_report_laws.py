@@ -269,6 +269,28 @@ def test_a_state_above_the_law_is_counted(records):
     assert "1 of 23 states recall more than the law allows" in memory.frontier(summarise(some)).sentence
 
 
+def test_each_task_has_the_length_at_which_most_engines_meet(records):
+    short = copy.deepcopy([r for r in records if r["case"]["label"] in {"delay-line-1", "prefix-4", "prefix-16"}])
+    for record in short:
+        record["case"]["length"] = 8
+    other = copy.deepcopy(short)
+    for record in other:
+        record["case"]["task"] = report_records.uniform(4)
+    chart = memory.frontier(summarise([*other, *records, *short]))
+    assert [panel.title for panel in chart.panels] == ["copy D=2 uniform, L = 64", "copy D=4 uniform, L = 8"]
+
+
+def test_transformers_of_the_law_are_not_on_the_frontier(records, summary):
+    assert not [series for series in memory.frontier(summary).series if series.startswith("heads")]
+    some = copy.deepcopy(records)
+    cells = [r for r in some if r["kind"] == "accuracy" and r["case"]["label"].startswith("heads-6")]
+    for record in cells:
+        record["case"]["length"] *= 2
+    assert not [series for series in memory.frontier(summarise(some)).series if series.startswith("heads")]
+    without = [r for r in some if r["kind"] == "accuracy"]
+    assert "heads-6-d2" in memory.frontier(summarise(without)).series
+
+
 def test_a_bottleneck_is_a_kind_of_its_own():
     assert family({"name": "trained", "model": {"bottleneck": 32, "mixer": "gru"}}) == "bottleneck"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from ngram_copy.report import plots
+from ngram_copy.report import laws, plots
 from ngram_copy.report.plots import Chart, Data, Panel, Row
 from ngram_copy.report.style import FORBIDDEN, INK, WARNING, Style, shaded_styles
 from ngram_copy.report.summary import Cell, Summary, number, option, percent
@@ -110,12 +110,8 @@ SIZES = {"slots", "kept", "groups", "state_bits", "bits"}
 
 
 def frontier(summary: Summary) -> Chart | None:
-    """Bits recalled against bits of state on one task and length, a panel for each; None without such machines."""
-    places: dict[tuple[str, int], list[Cell]] = {}
-    for cell in summary.cells:
-        if cell.recalled is not None and cell.h_min is not None and cell.state_bits > 0:
-            places.setdefault((cell.task, cell.length), []).append(cell)
-    places = {place: cells for place, cells in places.items() if any(cell.family in FAMILIES for cell in cells)}
+    """Bits recalled against bits of state, a panel for each task, at one length; None without such machines."""
+    places = _places(summary)
     if not places:
         return None
     every = [cell for cells in places.values() for cell in cells]
@@ -141,8 +137,31 @@ def frontier(summary: Summary) -> Chart | None:
         "and nothing else, so its b is exact. Bits recalled below the lower edge are drawn on it."
     )
     return Chart(
-        "frontier", "The memory frontier", " ".join(said), note, panels, styles, height=380, columns=min(2, len(panels))
+        "frontier",
+        "The memory frontier",
+        " ".join(said),
+        note,
+        panels,
+        styles,
+        height=380,
+        columns=3 if len(panels) > 1 else 1,
     )
+
+
+def _places(summary: Summary) -> dict[tuple[str, int], list[Cell]]:
+    """Cells by task and length: of each task the length at which most engines meet, where a declared one is there."""
+    law = {model.engine for model in laws.trained_heads(summary.cells)} if summary.half_lengths else set()
+    found: dict[tuple[str, int], list[Cell]] = {}
+    for cell in summary.cells:
+        if cell.recalled is not None and cell.h_min is not None and cell.state_bits > 0 and cell.engine not in law:
+            found.setdefault((cell.task, cell.length), []).append(cell)
+    engines = {
+        (len({cell.engine for cell in cells}), place)
+        for place, cells in found.items()
+        if any(cell.family in FAMILIES for cell in cells)
+    }
+    best = {task: max(pair for pair in engines if pair[1][0] == task)[1] for _, (task, _) in sorted(engines)}
+    return {place: found[place] for place in sorted(best.values(), key=list(found).index)}
 
 
 def _kinds(cells: Sequence[Cell]) -> dict[str, str]:
