@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from ngram_copy.cli import compare, explore, probe, rank, run, stats
+from ngram_copy.cli import compare, construct, explore, probe, rank, run, stats
 from ngram_copy.cli.console import UserError, complain, version
 
 app = typer.Typer(
@@ -60,6 +60,7 @@ for command, name in (
     (stats.stats, "stats"),
 ):
     app.command(name)(command)
+app.add_typer(construct.app, name="construct")
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:
