@@ -7,6 +7,7 @@ mod convert;
 mod copier;
 mod error;
 mod hash;
+mod repeat_free;
 mod sample;
 mod ssm;
 mod statistics;
@@ -21,6 +22,8 @@ mod _rust {
     use super::copier::{BoundedNgramCopier, NgramCopier, PrefixMachine};
     #[pymodule_export]
     use super::hash::hash_ngrams;
+    #[pymodule_export]
+    use super::repeat_free::repeat_free;
     #[pymodule_export]
     use super::sample::{
         markov_chain, sample_distinct, sample_integers, sample_markov, sample_uniform, sample_zipf, zipf_counts,

@@ -7,6 +7,7 @@ pub mod hash;
 pub mod index;
 pub mod marks;
 pub mod prefix_machine;
+pub mod repeat_free;
 pub mod state;
 pub mod statistics;
 pub mod table;
