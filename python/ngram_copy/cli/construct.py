@@ -322,19 +322,19 @@ def census(
 
 def _census_suite(length: int, vocab: int) -> str:
     engines = {
-        "ngram, n = 3": 'engine = "ngram"\nn = 3',
-        "prefix machine, 4 tokens": 'engine = "prefix"\nkept = 4',
-        "table of 4 slots": 'engine = "bounded"\nn = 3\nslots = 4\nkey_bits = 0',
-        "table of 16 slots, verified": 'engine = "bounded"\nn = 3\nslots = 16\nkey_bits = 8',
-        "constructed, n = 3": f'engine = "constructed"\nn = 3\nmax_len = {length}',
-        **{f"delay line, {bits} bits": f'engine = "delay-line"\nlength = {length}\nbits = {bits}' for bits in (1, 3)},
+        "ngram-3": 'engine = "ngram"\nn = 3',
+        "prefix-4": 'engine = "prefix"\nkept = 4',
+        "table-4-unverified": 'engine = "bounded"\nn = 3\nslots = 4\nkey_bits = 0',
+        "table-16-verified": 'engine = "bounded"\nn = 3\nslots = 16\nkey_bits = 8',
+        "constructed-3": f'engine = "constructed"\nn = 3\nmax_len = {length}',
+        **{f"delay-line-{bits}": f'engine = "delay-line"\nlength = {length}\nbits = {bits}' for bits in (1, 3)},
     }
     # (engines, options of the statistic)
     tables: list[tuple[list[str], str]] = [([name for name in engines if not name.startswith("delay")], "")]
-    tables += [(["constructed, n = 3"], f"bits = {bits}") for bits in (1, 2)]
+    tables += [(["constructed-3"], f"bits = {bits}") for bits in (1, 2)]
     tables += [([name for name in engines if name.startswith("delay")], "shorter = false")]
     lines = ['name = "census"', f'[tasks.strings]\ntask = "copy"\nvocab_size = {vocab}']
-    lines += [f"[engines.{json.dumps(name)}]\n{options}" for name, options in engines.items()]
+    lines += [f"[engines.{name}]\n{options}" for name, options in engines.items()]
     lines += [
         f'[[statistics]]\nstatistic = "census"\ntasks = ["strings"]\nengines = {json.dumps(names)}\n'
         f"lengths = [{length}]\nexamples = 1000\n{options}"
