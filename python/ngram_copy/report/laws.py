@@ -53,8 +53,8 @@ def law(summary: Summary) -> Chart | None:
     if cached:
         panels.append(_cut_panel(cached, styles))
     note = (
-        "Filled points: the longest strings that are copied with an error of at most 1/2, with their 95% interval; "
-        "hollow: with 1%. Dashed: the formula for uniform strings, L½ = √(2 ln 2 · Dⁿ / (1 − 1/D)) + n; it is "
+        "Filled points: L½, the length at which half of the strings fail, with its 95% interval; "
+        "hollow: where 1% fail. Dashed: the formula for uniform strings, L½ = √(2 ln 2 · Dⁿ / (1 − 1/D)) + n; it is "
         "asymptotic, so below Dⁿ = 1000 exact counts are what to compare with (in the table). Dotted, at the right: "
         "the longest string that the bound lets a state of as many bits copy. Heads and bits are different resources: "
         "the length grows exponentially in the heads, but the cache grows with the length, and bit for bit of memory "
@@ -75,7 +75,7 @@ _TIPS = plots.tips(
     n="n",
     heads="heads",
     error="error",
-    longest="longest L",
+    longest="L",
     formula="formula",
     exact="exact",
     parameters="parameters",
@@ -156,7 +156,7 @@ def _drawn(
     data = Data()
     x = _heads_axis(every, axis) if title == BY_HEADS else alt.X("x:Q", **_bits_axis(every, "x", axis))
     scale = _bits_axis([*every, *({"y": row[end]} for row in every if "low" in row for end in ("low", "high"))], "y",
-                       "longest L")  # fmt: skip
+                       "L")  # fmt: skip
 
     def base(rows: list[Row]) -> Any:
         return data.base(rows).encode(x=x, color=plots.colour(styles), opacity=plots.opacity(0.9))
@@ -245,7 +245,7 @@ def trained_heads(cells: Sequence[Cell]) -> list[TrainedHeads]:
     return sorted(found, key=lambda model: (int(model.series[2:]), model.heads, model.engine, model.seed))
 
 
-_MODEL_TIPS = plots.tips(engine="trained", heads="heads of the first layer", seed="seed", longest="longest L")
+_MODEL_TIPS = plots.tips(engine="trained", heads="heads of the first layer", seed="seed", longest="L")
 
 
 def _model_row(model: TrainedHeads) -> Row:
@@ -271,7 +271,7 @@ def _sentence(rows: Sequence[HalfLength], models: Sequence[TrainedHeads]) -> str
         if few.half and many.half and few is not many:
             heads = f"{few.heads} to {many.heads} heads"
             parts.append(f"from {few.half.value:,.0f} to {many.half.value:,.0f} with {heads} ({series})")
-    text = f"The longest string with an error of at most 1/2 grows {'; '.join(parts)}." if parts else ""
+    text = f"The length at which half of the strings fail grows {'; '.join(parts)}." if parts else ""
     slopes = [
         f"{slope.value:.3f} ({slope.low:.3f} to {slope.high:.3f}) beside {slope.expected:.3f} at {series}"
         for series, slope in slopes_of(rows).items()

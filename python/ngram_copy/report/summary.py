@@ -175,7 +175,7 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Longest:
-    """A longest length that is copied with some error, with its 95% interval."""
+    """A length at which an error is reached, with its 95% interval."""
 
     value: float
     low: float
@@ -189,14 +189,14 @@ class Longest:
 
 @dataclass(frozen=True)
 class HalfLength:
-    """One statistic record: the longest strings that an n-gram copier, and its transformer, copies.
+    """One statistic record: how long strings are of which an n-gram copier, and its transformer, fail at a share.
 
     Attributes
     ----------
     vocab_size : int or None
         D of uniform strings; None where the source is another.
     half, one_percent : Longest or None
-        With an error of 1/2 and of 1%; None where that was not reached.
+        Where 1/2 and 1% of the strings fail; None where that was not reached.
     formula, exact : mapping
         ``half`` and ``one_percent`` of uniform strings, where they are known.
     transformer : Proportion or None
