@@ -142,9 +142,8 @@ def required_sharpness(max_len: SupportsIndex, error: float) -> float:
         If ``max_len`` < 1 or ``error`` is outside (0, 1].
     """
     length = integer("max_len", max_len, 1, SIZE_LIMIT)
-    error = real("error", error, 0, 1)
-    if not error:
-        raise ValueError("error must be in (0, 1], not 0.0")
+    if not 0 < error <= 1:
+        raise ValueError(f"error must be in (0, 1], not {error}")
     return math.log((2 * length + 1) / error) / 2
 
 
@@ -250,7 +249,7 @@ def _embed(model: LanguageModel, places: _Places) -> None:
     if places.ends:
         weight[d + 1, places.mark] = 1
     if places.named:
-        weight[:d, places.names] = torch.eye(d, dtype=weight.dtype)
+        weight[:d, places.names].fill_diagonal_(1)
 
 
 def _average(attention: Attention, places: _Places) -> None:
@@ -333,9 +332,11 @@ def _say(model: LanguageModel, places: _Places) -> None:
     """
     d, m, weight, bias = places.d, places.m, model.head.weight, model.head.bias
     scale = math.log((d + 4) / DOUBT) / 1.5
-    code = m * torch.eye(d, dtype=weight.dtype) if places.named else places.code(weight)
-    out = places.out.start
-    weight[:d, out : out + code.shape[1]] = scale * code
+    tokens = weight[:d, places.out]
+    if places.named:
+        tokens[:, :d].fill_diagonal_(scale * m)
+    else:
+        tokens[:, :m] = scale * places.code(weight)
     bias[d:] = -scale * (m + 1)
     if places.ends:
         weight[d + 2, places.out.stop - 1] = scale * m
