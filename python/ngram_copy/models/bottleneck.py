@@ -127,8 +127,7 @@ class Bottleneck(nn.Module):
         self.copy_token = vocab_size - _COPY
         bits, width, places = self.bits, config.width, config.max_len + 1
         # E: a row for each token at each place.
-        self.embedding = nn.Embedding(places * vocab_size, width)
-        nn.init.normal_(self.embedding.weight, std=0.5)
+        self.embedding = nn.Parameter(torch.randn(places * vocab_size, width) / 2)
         self.hidden = linear(width, width, bias=True)
         self.signs = linear(width, bits, bias=True)
         self.unfold = linear(bits, width, bias=True)
@@ -219,10 +218,11 @@ class Bottleneck(nn.Module):
         count = tokens.shape[1]
         if start + count > self.config.max_len + 1:
             raise ValueError(f"max_len = {self.config.max_len} is too short for {start + count} tokens before <copy>")
-        place = torch.arange(start, start + count, device=tokens.device)
-        found = self.embedding(place * self.vocab_size + tokens)
-        total: Tensor = (found if kept is None else found * kept[..., None]).sum(1)
-        return total
+        # A product with ones and zeros: several times as fast, backward, as picking rows and adding them up.
+        ones = functional.one_hot(tokens, self.vocab_size).to(self.signs.weight.dtype)
+        ones = ones if kept is None else ones * kept[..., None]
+        tables = self.embedding[start * self.vocab_size : (start + count) * self.vocab_size]
+        return ones.flatten(1) @ tables
 
     def _signs(self, memory: Tensor) -> Tensor:
         """The bits of a sum, as -1 and 1: (batch, bits)."""
