@@ -322,7 +322,7 @@ def _engine(case: Case, trained: Path | None, device: str) -> Engine:
     """The engine of a case, with what was learned."""
     engine = case.engine()
     if isinstance(engine, TrainedEngine):
-        from ngram_copy.train import find_device
+        from ngram_copy.models.machine import find_device
 
         if trained is None:
             raise ValueError(f"the case {case.name} needs the folder of its checkpoints")

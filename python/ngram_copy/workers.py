@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,10 @@ def run(
     """
     options = {"threads": 1, "checkpoints": checkpoints, "device": device}
     if processes <= 1:
+        from ngram_copy.models.machine import torch_threads
+
         for case in sorted(cases, key=lambda case: case.trained_by is not None):
-            with _one_thread():
+            with torch_threads(1):
                 record = work(case, **options, on_progress=on_progress)
             yield record
         return
@@ -95,19 +96,6 @@ def run(
         listener.join()
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread of torch's: its floats depend on how many there are."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _listen(queue: Any, cases: dict[str, Case], on_progress: OnProgress) -> None:
     while (message := queue.get()) is not None:
         case_id, share, text = message
@@ -136,7 +124,9 @@ def _end_with(sentinel: int) -> None:
 
 
 def _work(work: Work, case: Case, options: dict[str, Any]) -> Record:
-    with _one_thread():
+    from ngram_copy.models.machine import torch_threads
+
+    with torch_threads(1):  # torch's floats depend on how many there are
         return work(case, **options, on_progress=_report)
 
 

@@ -26,11 +26,12 @@ MAY_IMPORT = {
     "models": {"ssm", "theory"},
     "engines": {"ngram", "tasks", "models"},
     "train": {"tasks", "models", "engines", "score", "sample"},
-    "statistics": {"tasks", "engines", "ngram", "theory", "models", "score"},
-    "suite": {"tasks", "engines", "statistics", "results", "train", "models"},  # train and models: to check what a file asks for
+    "statistics": {"tasks", "engines", "ngram", "sample", "theory", "models", "score"},
+    # train and models: to check what a file asks for
+    "suite": {"tasks", "engines", "statistics", "results", "train", "models"},
     "results": set(),
-    "run": {"suite", "tasks", "engines", "score", "results", "theory", "train", "workers"},
-    "workers": {"suite", "results"},
+    "run": {"suite", "tasks", "engines", "score", "results", "theory", "train", "models", "workers"},
+    "workers": {"suite", "results", "models"},
     "report": {"results", "score", "theory"},
     # models: to see into heads; report: what its charts are made of.
     "probes": {"tasks", "engines", "score", "sample", "models", "report"},

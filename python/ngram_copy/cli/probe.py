@@ -125,7 +125,6 @@ def _make(
 
 def _load(folder: str, task: str, task_options: dict[str, Any], device: str) -> tuple[Task, Engine, str]:
     """The task, with the vocabulary of the model if it has that option, and the engine over a checkpoint."""
-    from ngram_copy.engines.foreign import find_device
     from ngram_copy.engines.neural import NeuralEngine, require_torch
     from ngram_copy.suite import SuiteError, make_task, signature_of
     from ngram_copy.tasks import TASKS, VocabularySpec
@@ -133,6 +132,7 @@ def _load(folder: str, task: str, task_options: dict[str, Any], device: str) -> 
     with user_errors(ValueError, OSError):
         require_torch("a checkpoint")
         from ngram_copy.models.checkpoint import load_model
+        from ngram_copy.models.machine import find_device
 
         model = load_model(folder).to(find_device(device))
     special = VocabularySpec(0).total

@@ -111,7 +111,7 @@ def run(
         for case in chosen:
             case.check()
     if any(case.learned for case in chosen):
-        from ngram_copy.train import find_device
+        from ngram_copy.models.machine import find_device
 
         with user_errors(ValueError):
             find_device(device)

@@ -208,26 +208,6 @@ def _rows_of_one_shape(batch: Batch, width: int) -> Iterator[tuple[NDArray[np.in
             yield rows[start : start + size], length, answer
 
 
-def find_device(device: str) -> Any:
-    """``"auto"`` is a GPU where there is one.
-
-    Raises
-    ------
-    ModelError
-        If torch has no such device.
-    """
-    import torch
-
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device = {device!r} cannot be used: {one_line(error)}") from error
-    return found
-
-
 def weights_hash(module: nn.Module) -> str:
     """``sha256:`` and the hash of all weights and buffers."""
     import torch

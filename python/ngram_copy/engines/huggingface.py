@@ -38,7 +38,6 @@ from ngram_copy.engines.foreign import (
     checked_logits,
     close,
     fill,
-    find_device,
     from_bytes,
     logits_of,
     one_line,
@@ -369,6 +368,8 @@ def _load(path: str, _files: tuple[str, ...], dtype: str, device: str) -> _Loade
         raise ModelError(f"{path}: Hugging Face models need transformers: pip install 'ngram-copy[torch,hf]'")
     require_torch(f"the model {path}")
     import torch
+
+    from ngram_copy.models.machine import find_device
 
     transformers = _transformers()
     folder = _folder(path)

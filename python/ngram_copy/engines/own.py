@@ -35,7 +35,6 @@ from ngram_copy.engines.foreign import (
     check_shape,
     close,
     fill,
-    find_device,
     from_bytes,
     logits_of,
     one_line,
@@ -226,6 +225,8 @@ def _built(build: str, _path: str, _content: str, vocab: VocabularySpec, seed: i
     """The module of a file, as the file is now, tried already."""
     require_torch(f"the model {build}")
     import torch
+
+    from ngram_copy.models.machine import find_device
 
     where = find_device(device)
     with torch.random.fork_rng(devices=[]):

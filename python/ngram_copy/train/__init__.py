@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from ngram_copy.train.evaluation import SOLVED, evaluate, examples_to_solve
 from ngram_copy.train.loop import Progress
-from ngram_copy.train.machine import TrainingError, find_device
+from ngram_copy.train.machine import TrainingError
 from ngram_copy.train.options import Training
 from ngram_copy.train.trainer import MakeModel, TrainingResult, train
 
@@ -30,6 +30,5 @@ __all__ = [
     "TrainingResult",
     "evaluate",
     "examples_to_solve",
-    "find_device",
     "train",
 ]

@@ -13,6 +13,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ngram_copy.models.machine import find_device
+
 
 class TrainingError(RuntimeError):
     """A training that cannot go on; the text is one line. The last good checkpoint stays."""
@@ -77,30 +79,6 @@ class Team:
             self._accelerator.wait_for_everyone()
 
 
-def find_device(name: str) -> torch.device:
-    """The device of a name.
-
-    Raises
-    ------
-    ValueError
-        If it is unknown, or not there.
-    """
-    if name == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:1", "mps", …, not {name!r}') from None
-    if device.type == "cpu":
-        return device
-    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    count = torch.accelerator.device_count() if here else 0
-    if here is None or here.type != device.type or (device.index or 0) >= count:
-        found = f"{count} of type {here.type}" if here else "none"
-        raise ValueError(f"device {name!r} was asked for, and torch finds no such GPU here (it finds {found})")
-    return device if device.index is not None else torch.device(device.type, torch.accelerator.current_device_index())
-
-
 class Interrupt:
     """Holds Ctrl-C back while a step runs, so that what is saved is whole; a second one is not held back."""
 
@@ -126,17 +104,6 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Torch's threads, and back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def own_random_state(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -18,10 +18,11 @@ from torch import nn
 from ngram_copy._arguments import integer, real
 from ngram_copy.models.base import LanguageModel, ModelConfig
 from ngram_copy.models.checkpoint import named_tensors, save_model
+from ngram_copy.models.machine import torch_threads
 from ngram_copy.tasks.base import Task
 from ngram_copy.train.data import first_example
 from ngram_copy.train.loop import DivergedError, Meter, Progress, Run, Setting, read_last, summary_writer
-from ngram_copy.train.machine import Interrupt, Team, TrainingError, own_random_state, torch_threads
+from ngram_copy.train.machine import Interrupt, Team, TrainingError, own_random_state
 from ngram_copy.train.options import Training
 
 MakeModel = Callable[[int], nn.Module]
