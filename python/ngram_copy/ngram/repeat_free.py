@@ -14,6 +14,7 @@ from ngram_copy._arguments import MAX_N, SEED_LIMIT, integer
 
 _MAX_LENGTH = 2**32 - 2
 _MAX_VOCAB_SIZE = 2**32
+_ROUNDING = 1e-12  # of a variance that is a difference: less is 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,8 @@ class RepeatFree:
         lost_squares = np.cumsum((before**2 - after**2)[order])[last]
         error = np.concatenate([[0.0], lost]) / self.samples
         squares = 1 - np.concatenate([[0.0], lost_squares]) / self.samples
-        variance = np.maximum(squares - (1 - error) ** 2, 0)
+        variance = squares - (1 - error) ** 2
+        variance[variance < _ROUNDING] = 0
         standard_error = np.sqrt(variance / max(1, self.samples - 1))
         return np.concatenate([[0], lengths + 1]), error, standard_error
 

@@ -79,7 +79,7 @@ class HalfLength(Statistic):
         length = _grown(n, row.task.vocab_size)
         if length > 2**30:
             raise ValueError(
-                f"n = {n} with {row.task.vocab_size} tokens takes strings of {length:.3g} tokens; at most 2^30 are grown"
+                f"n = {n} with {row.task.vocab_size} tokens takes strings of {length:.3g} tokens, more than 2^30"
             )
 
     def work(self, row: Row) -> float:
