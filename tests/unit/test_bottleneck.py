@@ -271,3 +271,36 @@ def test_an_engine_that_is_not_trained_knows_its_bits():
     engine = TrainedEngine(TASK.vocab, model={"bottleneck": 24, "max_len": 12}, training=training)
     assert engine.state_bits(batch(12, 2).prompts()).tolist() == [24, 24]
     assert engine.quantised(4, batch(12, 2).prompts()) is None
+
+
+TRAINED = """
+name = "all"
+include = ["_theory_trained"]
+[[cases]]
+tasks = ["uniform-{}"]
+engines = {}
+lengths = [{}]
+examples = 2
+"""
+
+
+@pytest.mark.parametrize(("vocab_size", "length", "sizes"), [(2, 64, (16, 32, 64, 128)), (8, 32, (16, 32, 64, 128))])
+def test_shipped_machines_have_the_bits_of_their_names(vocab_size, length, sizes):
+    names = [f"bottleneck-{bits}-d{vocab_size}" for bits in sizes]
+    measured = [case for case in parse(TRAINED.format(vocab_size, names, length)).cases() if case.kind == "accuracy"]
+    for case, bits in zip(measured, sizes, strict=True):
+        case.check()
+        assert (
+            case.engine().state_bits(case.task.batch(length, seed=0, split="test", start=0, count=1).prompts()) == bits
+        )
+
+
+@pytest.mark.parametrize("vocab_size", [2, 4])
+def test_shipped_transformers_have_the_heads_of_their_names(vocab_size):
+    names = [f"heads-{n}-d{vocab_size}" for n in range(1, 7)]
+    measured = [case for case in parse(TRAINED.format(vocab_size, names, 32)).cases() if case.kind == "accuracy"]
+    for n, case in enumerate(measured, 1):
+        case.check()
+        windows, whole = (layer.options["windows"] for layer in case.engine().shape.layers)
+        assert windows == list(range(2, n + 2))
+        assert whole == 0
