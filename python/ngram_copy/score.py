@@ -580,8 +580,9 @@ class Slope(NamedTuple):
 def half_length_slope(points: Sequence[tuple[int, float, float, float]], vocab_size: int) -> Slope | None:
     """Fit a line through log2(L½ - n) by weighted least squares.
 
-    The weights are 1/σ², with σ from the 95% intervals of L½; the interval of the slope follows from these σ alone:
-    ``±1.96/sqrt(Σ (n - n̄)²/σ²)``. It holds for independent measurements and takes the line for granted.
+    The weights are 1/σ². σ has two parts: that of the 95% intervals of L½, and ``LENGTH_TOLERANCE``, one token, as L½
+    is a whole number and the formula leaves out terms of about a token, which tilt the line where strings are short.
+    The interval of the slope follows from σ alone: ``±1.96/sqrt(Σ (n - n̄)²/σ²)``.
 
     Parameters
     ----------
@@ -600,8 +601,8 @@ def half_length_slope(points: Sequence[tuple[int, float, float, float]], vocab_s
     n = np.array([point[0] for point in points], dtype=np.float64)
     value, low, high = (np.array([point[place] for point in points], dtype=np.float64) for place in (1, 2, 3))
     y, bottom, top = (np.log2(np.maximum(length - n, 0.5)) for length in (value, low, high))
-    # A token is the least that an interval can tell apart.
-    sigma = np.maximum(top - bottom, np.log2(1 + 1 / np.maximum(value - n, 1.0))) / (2 * _NORMAL)
+    token = np.log2(1 + LENGTH_TOLERANCE / np.maximum(value - n, 1.0))
+    sigma = np.hypot((top - bottom) / (2 * _NORMAL), token)
     weight = 1 / sigma**2
     centred = n - np.average(n, weights=weight)
     spread = float((weight * centred**2).sum())

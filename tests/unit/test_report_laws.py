@@ -195,7 +195,7 @@ def test_a_slope_is_that_of_a_line_and_its_interval_covers_it():
     covered = 0
     for _ in range(200):
         points = []
-        for n in range(10, 30, 2):
+        for n in range(24, 44, 2):
             length = 2.0 ** (0.5 * n + 0.7 + 0.01 * rng.normal())
             wide = 2.0 ** (0.01 * 1.959963984540054)
             points.append((n, n + length, n + length / wide, n + length * wide))
@@ -209,6 +209,19 @@ def test_wide_intervals_weigh_little():
     exact = [(n, n + 2.0**n, n + 2.0**n / 1.01, n + 2.0**n * 1.01) for n in (10, 11, 12)]
     astray = (13, 13 + 2.0**9, 13 + 2.0**5, 13 + 2.0**13)
     assert score.half_length_slope([*exact, astray], 4).value == pytest.approx(1, abs=0.01)
+
+
+def test_short_strings_are_uncertain_by_a_token():
+    def slope(off):
+        exact = [(n, n + 2.0 ** (n / 2), n + 2.0 ** (n / 2), n + 2.0 ** (n / 2)) for n in (12, 16, 20, 24)]
+        n, value, *_ = exact[0]
+        return score.half_length_slope([(n, value - off, value - off, value - off), *exact[1:]], 2)
+
+    assert slope(0).value == pytest.approx(0.5)
+    assert slope(1).low < 0.5 < slope(1).value
+    assert slope(8).value - 0.5 < 0.001  # and weigh little
+    steep = [(n, n + 2.0 ** (0.55 * n), n + 2.0 ** (0.55 * n), n + 2.0 ** (0.55 * n)) for n in (12, 16, 20, 24)]
+    assert score.half_length_slope(steep, 2).low > 0.5
 
 
 def test_one_length_has_no_slope():

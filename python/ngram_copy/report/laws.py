@@ -373,8 +373,9 @@ def _half_lengths(rows: Sequence[HalfLength]) -> Table:
 
 def _slopes(rows: Sequence[HalfLength]) -> Table:
     note = (
-        f"Weighted least squares over the n with Dⁿ ≥ {score.ASYMPTOTIC:,}, weights from the intervals of L½: by how "
-        "much each further head lengthens the longest copy, as a power of 2."
+        f"Weighted least squares over the n with Dⁿ ≥ {score.ASYMPTOTIC:,}, weights from the intervals of L½ and one "
+        "token, as L½ is a whole number and the formula leaves out terms of about a token: by how much each further "
+        "head lengthens the longest copy, as a power of 2."
     )
     found = slopes_of(rows)
     lines = [
