@@ -31,7 +31,7 @@ _TEXT_PASSES = 8  # passes that a text takes, about
 
 _LONGEST_TRANSFORMER = 1000
 _MOST_STRINGS = 64
-_OPERATIONS = 2.5e10  # of the transformer, a row
+_OPERATIONS = 1e10  # of the transformer, a row
 _MOST_PARAMETERS = 1 << 25
 
 
