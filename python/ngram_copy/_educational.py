@@ -155,7 +155,6 @@ def copy_transformer(context: Sequence[int], n: int, vocab_size: int, sharpness:
         m for what is certain to come, and at most m - 2 for all else; the last column is the end of the string.
     """
     m = max(2, (vocab_size - 1).bit_length())
-    square = max(2, m)
     codes = 2.0 * (np.arange(vocab_size + 2)[:, None] >> np.arange(m) & 1) - 1
     codes[vocab_size:] = 0
     tokens = np.asarray(context)
@@ -176,8 +175,8 @@ def copy_transformer(context: Sequence[int], n: int, vocab_size: int, sharpness:
         grams.append(np.maximum(token - nearer, 0) - np.maximum(-token - nearer, 0))
 
     # Layer 2: at <copy> whatever follows a boundary is asked for, so its flag weighs more than all the rest.
-    weight = np.tile([*[1.0] * m, square], n)
-    weight[m] = (n - 1) * m + square + 2
+    weight = np.tile([*[1.0] * m, m], n)
+    weight[m] = (n - 1) * m + 2
     scores = sharpness * (np.hstack(grams[:n]) * weight) @ np.hstack(grams[1:]).T
     scores[back < 0] = -np.inf
     attention = np.exp(scores - scores.max(axis=1, keepdims=True))

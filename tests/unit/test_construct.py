@@ -36,14 +36,15 @@ def copies(model, x, vocab_size):
     return say(model, x, vocab_size) == [*x, vocab_size + 2]
 
 
-def elsewhere(model, x, vocab_size, matches):
-    """Attention of the last position to all but the given positions."""
-    tokens = torch.from_numpy(contexts([x], vocab_size))
+def elsewhere(model, x, vocab_size, match, answered=None):
+    """Attention to all but one position, after so many tokens of the answer; by default after all."""
+    context = torch.from_numpy(contexts([x], vocab_size))
+    context = context if answered is None else context[:, : len(x) + 2 + answered]
     first, second = model.blocks
     with torch.inference_mode():
-        h, _ = first(model.embedding(tokens), first.mixer.initial_state(1), 0)
+        h, _ = first(model.embedding(context), first.mixer.initial_state(1), 0)
         weights = second.mixer.weights(h, second.mixer.initial_state(1), 0)[0, 0, -1]
-    return 1 - float(weights[matches].sum())
+    return 1 - float(weights[match])
 
 
 # --- What it is -----------------------------------------------------------------------------------------
@@ -134,11 +135,11 @@ def test_the_bound_counts_all_keys_of_the_context(length):
     x, error = [0] * (length - 1) + [1], 0.01
     sharpness = required_sharpness(length, error)
     at_the_bound = copy_transformer(1, 2, length, sharpness=sharpness)
-    wrong = elsewhere(at_the_bound, x, 2, [length + 1])
+    wrong = elsewhere(at_the_bound, x, 2, length + 1)
     assert wrong == pytest.approx(error / (1 + error), rel=1e-3)
     # As if the context had L keys: too much.
     short = copy_transformer(1, 2, length, sharpness=math.log(length / error) / 2)
-    assert elsewhere(short, x, 2, [length + 1]) > 1.9 * error
+    assert elsewhere(short, x, 2, length + 1) > 1.9 * error
 
 
 def test_below_the_bound_the_many_wrong_keys_win():
@@ -164,21 +165,24 @@ def test_the_default_is_sharp_enough_and_never_below_16():
 def test_boundaries_must_weigh_as_much_as_a_bit():
     # At y_1 = 0 the key "boundary, 0" must beat "0 0" and "1 0", whose tokens there are worth nothing.
     n, error, x = 2, 0.01, [0, 1, 0, 0, 1, 1, 0, 1, 0]
-    context = contexts([x], 2)[:, : len(x) + 3]
-
-    def wrong(model):
-        first, second = model.blocks
-        with torch.inference_mode():
-            h, _ = first(model.embedding(torch.from_numpy(context)), first.mixer.initial_state(1), 0)
-            weights = second.mixer.weights(h, second.mixer.initial_state(1), 0)[0, 0, -1]
-        return 1 - float(weights[2])  # x_2, which "boundary, 0" stands before
-
+    # x_2 is what "boundary, 0" stands before.
     model = copy_transformer(n, 2, len(x), sharpness=required_sharpness(len(x), error))
-    assert wrong(model) < error
+    assert elsewhere(model, x, 2, 2, answered=1) < error
     e = 3
     with torch.no_grad():
         model.blocks[1].mixer.query.weight[2 * e - 1] /= 2  # c² = 1 for the boundary one token back
-    assert wrong(model) > error
+    assert elsewhere(model, x, 2, 2, answered=1) > error
+
+
+def test_at_copy_the_first_token_must_win():
+    # The n - 1 tokens before <copy> stand before nearly all places of this string.
+    n, length, error = 3, 40, 0.01
+    x = [0] * length
+    model = copy_transformer(n, 2, length, sharpness=required_sharpness(length, error))
+    assert elsewhere(model, x, 2, 1, answered=0) < error
+    with torch.no_grad():
+        model.blocks[1].mixer.query.weight[2] *= ((n - 1) * 2 + 1) / ((n - 1) * 2 + 2)  # 1 more than they, not 2
+    assert elsewhere(model, x, 2, 1, answered=0) > error
 
 
 def test_a_token_must_have_two_bits():
@@ -187,10 +191,10 @@ def test_a_token_must_have_two_bits():
     x = [0] * (length - 1) + [1]
     model = copy_transformer(1, 2, length, sharpness=required_sharpness(length, error))
     assert theory.construction_sizes(1, 2).token_bits == 2
-    assert elsewhere(model, x, 2, [length + 1]) < error
+    assert elsewhere(model, x, 2, length + 1) < error
     with torch.no_grad():
         model.embedding.weight[:2, 1] = 0  # the second bit
-    assert elsewhere(model, x, 2, [length + 1]) > error
+    assert elsewhere(model, x, 2, length + 1) > error
 
 
 # --- What it looks up -----------------------------------------------------------------------------------

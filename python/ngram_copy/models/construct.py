@@ -299,22 +299,22 @@ def _look_up(attention: Attention, places: _Places, beta: float) -> None:
 
     The query is the last n tokens, G_0 … G_{n-1}, the key the n tokens before the place's own, G_1 … G_n. Equal bits
     add 1 to the score and others take 1 away, so a match has the largest score possible, and another key loses 2 for a
-    bit, or m ≥ 2 for a token that it lacks. A boundary adds c² ≥ 2, so that it, too, is missed by at least 2.
+    bit, or m ≥ 2 for a token that it lacks. A boundary adds m like a token (the flag of the query is c² = m), so that
+    it, too, is missed by 2 or more.
 
     At ``<copy>`` the first token is asked for. Where the end is predicted, the query still has the tokens before
-    ``<copy>``, worth up to (n - 1)·m + c²: its own flag counts for 2 more than they, so that keys that have a boundary
-    next to them win, whatever follows. (All that such a key has further back is erased.)
+    ``<copy>``, worth up to (n - 1)·m: its own flag counts for 2 more than they, so that keys that have a boundary next
+    to them win, whatever follows. (All that such a key has further back is erased.)
 
     Attention divides scores by √dk, which is undone: query and key have half of the factor β·√dk each, so that neither
     is too large for float16.
     """
     n, m, e = places.n, places.m, places.e
-    square = max(2, m)  # c²
     half = math.sqrt(beta * math.sqrt(attention.head_dim))
     code = half * torch.eye(e, dtype=attention.query.weight.dtype)
     for k in range(n):
         rows = slice(k * e, (k + 1) * e)
-        flag = (n - 1) * m + square + 2 if k == 0 and places.ends else square
+        flag = (n - 1) * m + 2 if k == 0 and places.ends else m
         attention.query.weight[rows, places.back(k)] = code
         attention.query.weight[k * e + places.flag, places.back(k).start + places.flag] *= flag
         attention.key.weight[rows, places.back(k + 1)] = code
