@@ -27,8 +27,9 @@ def compare(model, n, vocab_size, strings, *, ends=True):
     """Positions of the answer with one successor, those that differ, strings, and those against the rule."""
     tokens = contexts(strings, vocab_size)
     length = strings.shape[1]
+    few = max(1, 2**21 // (n * tokens.shape[1] ** 2))  # the first layer has so many scores a row
     with torch.inference_mode():
-        logits = model(torch.from_numpy(tokens), last=length + 1).float()
+        logits = torch.cat([model(part, last=length + 1) for part in torch.from_numpy(tokens).split(few)]).float()
     best = logits.argmax(-1).numpy()
     likely = logits.softmax(-1).numpy()
     counts = np.zeros(4, dtype=int)
