@@ -6,9 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ngram_copy import sample
 from ngram_copy.statistics.agreement import check_copies, compare, named_dtype, transformer
 from ngram_copy.statistics.base import Axis, Row, Statistic
-from ngram_copy.tasks.base import DataHash
+from ngram_copy.tasks.base import Batch, DataHash
+from ngram_copy.tasks.copy import copy_batch
 
 _AT_ONCE = 16
 _COST = 20_000  # of a token in all the transformers that a search makes, in tokens that are copied symbolically
@@ -18,8 +23,10 @@ class Precision(Statistic):
     """The constructed transformer in a dtype, for larger and larger n, until it differs from the n-gram copier.
 
     Whether it computes the copier depends on n·m, m the bits of a token. n is doubled until some determined position
-    of the row's strings comes out wrong, then the first n that fails is found by bisection: that all larger ones fail
-    as well is assumed.
+    comes out wrong, then the first n that fails is found by bisection: that all larger ones fail as well is assumed.
+    Random strings would not tell, as two n-grams of theirs differ in half of their bits: in each string an n-gram
+    occurs a second time with one bit of its first token changed, and another successor (see ``with_near_miss``).
+    Strings are of the row's length, or longer where two n-grams need more.
 
     Parameters
     ----------
@@ -65,19 +72,15 @@ class Precision(Statistic):
         vocab, length = row.task.vocab, _length(row)
         bits = max(2, (vocab.size - 1).bit_length())
         data = DataHash()
-        batches = []
-        for batch in row.task.batches(
-            length, seed=row.seed, split="test", examples=row.examples, batch=_AT_ONCE, threads=threads
-        ):
-            data.update(batch)
-            batches.append(batch)
         rows: dict[int, dict[str, int]] = {}
 
         def fails(n: int) -> bool:
             model = transformer(n, vocab.size, length, dtype=self.dtype, force=True)
             engine = NeuralEngine(vocab, model)
             counts: Counter[str] = Counter()
-            for batch in batches:
+            for start in range(0, row.examples, _AT_ONCE):
+                batch = _batch(row, n, max(length, 2 * (n + 1)), start, threads)
+                data.update(batch)
                 counts += compare(engine, batch, n)
             found = {"positions": counts["determined"], "disagreements": counts["disagreements"]}
             rows[n] = {"n": n, "product": n * bits, **found}
@@ -108,6 +111,47 @@ def _first(fails: Callable[[int], bool], most: int) -> int | None:
         else:
             good = middle
     return n
+
+
+def with_near_miss(
+    strings: NDArray[np.uint32], n: int, vocab_size: int, places: NDArray[np.int64]
+) -> NDArray[np.uint32]:
+    """Repeat an n-gram of each string in it, but for one bit of its first token, and with another successor.
+
+    Parameters
+    ----------
+    strings : ndarray of uint32, shape (batch, length)
+        Of 2(n + 1) tokens or more.
+    n : int
+    vocab_size : int
+    places : ndarray of int64, shape (batch, 2)
+        Random numbers 0 … 2^31 - 1 that say where the n-gram stands, and how much later again.
+
+    Returns
+    -------
+    ndarray of uint32, shape (batch, length)
+    """
+    strings = strings.copy()
+    slack = strings.shape[1] - 2 * (n + 1)
+    first = places[:, 0] * (slack + 1) >> 31
+    second = first + n + 1 + (places[:, 1] * (slack - first + 1) >> 31)
+    rows = np.arange(len(strings))[:, None]
+    block = strings[rows, first[:, None] + np.arange(n + 1)]
+    # Without its lowest bit a token is another one, and 0 becomes 1: a single bit differs.
+    block[:, 0] = np.where(block[:, 0] > 0, block[:, 0] & (block[:, 0] - 1), 1)
+    block[:, n] = (block[:, n] + 1) % vocab_size
+    strings[rows, second[:, None] + np.arange(n + 1)] = block
+    return strings
+
+
+def _batch(row: Row, n: int, length: int, start: int, threads: int) -> Batch:
+    """Some of the row's strings, for an n."""
+    count = min(_AT_ONCE, row.examples - start)
+    batch = row.task.batch(length, seed=row.seed, split="test", start=start, count=count, threads=threads)
+    stream = row.task.stream(length, "test", "near-miss", n)
+    places = sample.uniform(row.seed, stream, start, count, 2, 2**31, threads=threads).astype(np.int64)
+    vocab = row.task.vocab
+    return copy_batch(with_near_miss(batch.tokens[:, 1 : length + 1], n, vocab.size, places), vocab, None, None)
 
 
 def _length(row: Row) -> int:
