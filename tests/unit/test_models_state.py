@@ -162,3 +162,8 @@ def test_a_run_fits_its_codec_on_other_strings(monkeypatch):
     assert len(fitted) == 20 * len(rows)
     assert not measured & {prompt.tobytes() for prompt in fitted}
     assert rows[-1]["state_bits"] == 8 / 32 * one.state_bits(prompts())[0]
+
+
+def test_equal_states_are_equal_bytes():
+    state = engine("lstm").model.prefill(torch.tensor([[1, 2, 3]]))[1]
+    assert len({state_to_bytes(state) for _ in range(40)}) == 1

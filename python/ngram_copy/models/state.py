@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ngram_copy.models.base import LanguageModel, LayerState, State
 
-_FORMAT = "ngram-copy state 1"
+_FORMAT = "ngram-copy state 2"
+_KEY = "ngram_copy"  # of the header: one key, as the order of several is not fixed, and equal states are equal bytes
 
 
 class StateBytesError(ValueError):
@@ -24,7 +25,9 @@ class StateBytesError(ValueError):
 
 
 def state_to_bytes(state: State) -> bytes:
-    """Safetensors bytes of a state of one row; their header (position, names, shapes) depends on lengths alone.
+    """Safetensors bytes of a state of one row: equal for equal states.
+
+    Their header (position, names, shapes) depends on lengths alone.
 
     Raises
     ------
@@ -37,7 +40,7 @@ def state_to_bytes(state: State) -> bytes:
             if len(x) != 1:
                 raise ValueError(f"the state of one row is needed, not of {len(x)}")
             tensors[f"{index}.{name}"] = x[0].detach().cpu().contiguous()
-    return save(tensors, {"format": _FORMAT, "position": str(state.position)})
+    return save(tensors, {_KEY: f"{_FORMAT}, {state.position}"})
 
 
 def state_from_bytes(data: bytes, model: LanguageModel) -> State:
@@ -51,12 +54,13 @@ def state_from_bytes(data: bytes, model: LanguageModel) -> State:
     try:
         tensors = load(data)
         size = int.from_bytes(data[:8], "little")
-        header: dict[str, str] = json.loads(data[8 : 8 + size])["__metadata__"]
-        position = int(header["position"])
+        written: str = json.loads(data[8 : 8 + size])["__metadata__"][_KEY]
+        form, _, position_text = written.rpartition(", ")
+        position = int(position_text)
     except (SafetensorError, ValueError, KeyError) as error:
         raise StateBytesError(f"not a state: {error}") from error
-    if header.get("format") != _FORMAT:
-        raise StateBytesError(f"not a state of this version: format {header.get('format')!r}, not {_FORMAT!r}")
+    if form != _FORMAT:
+        raise StateBytesError(f"not a state of this version: format {form!r}, not {_FORMAT!r}")
     layers: list[LayerState] = []
     for index, expected in enumerate(model.initial_state(1).layers):
         layer = {}
