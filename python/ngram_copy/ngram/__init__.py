@@ -6,6 +6,7 @@ Tokens are integers 0 … 2^32 - 1 of any integer type.
 from ngram_copy._rust import StateError, __version__
 from ngram_copy.ngram.copiers import BoundedNgramCopier, NgramCopier, PrefixMachine
 from ngram_copy.ngram.hashes import hash_ngrams
+from ngram_copy.ngram.repeat_free import RepeatFree, repeat_free
 from ngram_copy.ngram.statistics import (
     NgramStatistics,
     RepeatWindows,
@@ -23,6 +24,7 @@ __all__ = [
     "NgramStatistics",
     "NgramTable",
     "PrefixMachine",
+    "RepeatFree",
     "RepeatWindows",
     "StateError",
     "__version__",
@@ -30,5 +32,6 @@ __all__ = [
     "first_repeat",
     "hash_ngrams",
     "ngram_statistics",
+    "repeat_free",
     "repeat_windows",
 ]
