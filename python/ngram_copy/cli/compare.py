@@ -120,7 +120,7 @@ def _differences(a: Record, b: Record) -> tuple[Difference | None, Difference | 
             proportions(first["strings"], second["strings"]),
             means(first["bits_recalled"], second["bits_recalled"]) if recalled else None,
         )
-    if a["kind"] == "statistic":
+    if a["kind"] == "statistic" and "windows" in first:
         return proportions({**first["windows"], **first["p"]}, {**second["windows"], **second["p"]}, "repeating"), None
     return None, None
 

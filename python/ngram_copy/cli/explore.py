@@ -20,7 +20,7 @@ _SHOWN_TOKENS = 120
 def list_all(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
 ) -> None:
-    """List suites, tasks and engines, with their options and defaults.
+    """List suites, tasks, engines and statistics, with their options and defaults.
 
     [bold]Examples[/bold]
 
@@ -29,24 +29,27 @@ def list_all(
       ngram-copy list --json | jq '.tasks | keys'
     """
     from ngram_copy.engines import ENGINES
+    from ngram_copy.statistics import STATISTICS
     from ngram_copy.suite import shipped
     from ngram_copy.tasks import TASKS
 
     suites = shipped()
+    sections: list[tuple[str, dict[str, Any]]] = [
+        ("Tasks", dict(TASKS)),
+        ("Engines", dict(ENGINES)),
+        ("Statistics", dict(STATISTICS)),
+    ]
     if as_json:
-        print_json(
-            {
-                "suites": suites,
-                "tasks": {name: {"summary": cls.summary, "options": _defaults(cls)} for name, cls in TASKS.items()},
-                "engines": {name: {"summary": cls.summary, "options": _defaults(cls)} for name, cls in ENGINES.items()},
-            }
-        )
+        described = {
+            title.lower(): {name: {"summary": cls.summary, "options": _defaults(cls)} for name, cls in classes.items()}
+            for title, classes in sections
+        }
+        print_json({"suites": suites, **described})
         return
     screen = stdout()
     screen.print("[bold]Suites[/bold]  (ngram-copy run SUITE)")
     for name, description in suites.items():
         screen.print(f"  [cyan]{plain(name)}[/cyan]  {plain(description)}")
-    sections: list[tuple[str, dict[str, Any]]] = [("Tasks", dict(TASKS)), ("Engines", dict(ENGINES))]
     for title, classes in sections:
         screen.print(f"\n[bold]{title}[/bold]")
         for name, cls in classes.items():

@@ -57,10 +57,11 @@ def describe(record: Record) -> str:
     case = record["case"]
     if record["kind"] == "training":
         return f"training of {case.get('label', 'a model')} on {task_label(case)}, seed {case['seed']}"
-    what = (
-        case.get("label", case["engine"]["name"]) if "engine" in case else f"{case['statistic']} of {case['n']}-grams"
-    )
-    return f"{task_label(case)}, {what}, length {case['length']}, seed {case['seed']}"
+    parts = [task_label(case), *([case.get("label", case["engine"]["name"])] if "engine" in case else [])]
+    if "statistic" in case:
+        parts.append(f"{case['statistic']} of {case['n']}-grams" if "n" in case else case["statistic"])
+    parts += [f"length {case['length']}"] if "length" in case else []
+    return ", ".join([*parts, f"seed {case['seed']}"])
 
 
 def task_label(case: dict[str, Any]) -> str:
