@@ -8,6 +8,7 @@ from small_suite import CASES
 from ngram_copy import theory
 from ngram_copy.engines import ENGINES
 from ngram_copy.results import Writer, read
+from ngram_copy.statistics import STATISTICS
 from ngram_copy.suite import shipped
 from ngram_copy.tasks import TASKS
 
@@ -55,11 +56,11 @@ def test_version(cli):
 def test_list_names_everything(cli):
     outcome = cli("list")
     assert outcome.code == 0
-    for name in [*shipped(), *TASKS, *ENGINES]:
+    for name in [*shipped(), *TASKS, *ENGINES, *STATISTICS]:
         assert name in outcome.out
     assert 'vocab_size=26, source="uniform"' in outcome.out
     listed = json.loads(cli("list", "--json").out)
-    assert set(listed) == {"suites", "tasks", "engines"}
+    assert set(listed) == {"suites", "tasks", "engines", "statistics"}
     assert listed["engines"]["ngram"]["options"]["n"] == 4
     assert listed["engines"]["ngram"]["summary"] == ENGINES["ngram"].summary
 
