@@ -14,7 +14,7 @@ from ngram_copy.engines import ENGINES
 from ngram_copy.engines.base import Prediction
 from ngram_copy.results import ResultsError, comparison_keys, read
 from ngram_copy.run import VerificationError, open_results, run_case, run_cases, verify
-from ngram_copy.suite import load, parse, shipped
+from ngram_copy.suite import parse
 from ngram_copy.tasks import TASKS
 from ngram_copy.tasks.copy import Copy
 
@@ -128,30 +128,6 @@ def test_a_statistic_against_counts_by_hand(cases):
     assert result["p"]["value"] == repeating / 60
     assert result["p"]["low"] < repeating / 60 < result["p"]["high"]
     assert result["formula"]["union"] == pytest.approx(min(1, 14 * 13 / 2 * 4.0**-3))
-
-
-def tiny_statistics(name):
-    """Each table of statistics of a shipped suite, with its first task, its engines, the least n and short strings."""
-    suite = load(name)
-    entries = []
-    for entry in suite._file.statistics:
-        one_length = entry.model_extra.get("shorter") is False  # of engines that copy no other
-        update = {"tasks": entry.tasks[:1], "seeds": [0], "examples": 2}
-        update |= {} if entry.n is None else {"n": [min(entry.n)]}
-        update |= {} if entry.lengths is None or one_length else {"lengths": [min(12, *entry.lengths)]}
-        entries.append(entry.model_copy(update=update))
-    file = suite._file.model_copy(update={"cases": [], "statistics": entries})
-    return [case for case in dataclasses.replace(suite, _file=file).cases() if not case.learned]
-
-
-@pytest.mark.parametrize("name", [name for name in shipped() if load(name)._file.statistics])
-def test_statistics_of_every_shipped_suite_run_at_a_tiny_size(name):
-    for case in tiny_statistics(name):
-        done = []
-        record = run_case(case, on_progress=lambda case, share, text, done=done: done.append(share))
-        assert record["kind"] == "statistic", record
-        assert record["result"]["data_hash"].startswith("sha256:")
-        assert sum(done) == pytest.approx(1)
 
 
 def test_records_do_not_depend_on_batches_or_threads(cases, tmp_path, monkeypatch):

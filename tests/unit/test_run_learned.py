@@ -292,3 +292,28 @@ def test_every_shipped_suite_that_trains_runs_at_a_tiny_size(name, tmp_path):
     failed = [record["result"]["message"] for record in records if record["kind"] == "error"]
     assert not failed
     assert len(records) == len(cases)
+
+
+def tiny_statistics(name):
+    """Each table of statistics of a shipped suite, with its first task, its engines, the least n and short strings."""
+    suite = load(name)
+    entries = []
+    for entry in suite._file.statistics:
+        one_length = entry.model_extra.get("shorter") is False  # of engines that copy no other
+        update = {"tasks": entry.tasks[:1], "seeds": [0], "examples": 2}
+        update |= {} if entry.n is None else {"n": [min(entry.n)]}
+        update |= {} if entry.lengths is None or one_length else {"lengths": [min(8, *entry.lengths)]}
+        entries.append(entry.model_copy(update=update))
+    file = suite._file.model_copy(update={"cases": [], "statistics": entries})
+    return [case for case in dataclasses.replace(suite, _file=file).cases() if not case.learned]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["symbolic", "theory"])  # the others include one of them
+def test_statistics_of_every_shipped_suite_run_at_a_tiny_size(name):
+    for case in tiny_statistics(name):
+        done = []
+        record = run_case(case, on_progress=lambda case, share, text, done=done: done.append(share))
+        assert record["kind"] == "statistic", record
+        assert record["result"]["data_hash"].startswith("sha256:")
+        assert sum(done) == pytest.approx(1)

@@ -25,8 +25,10 @@ class Precision(Statistic):
     Whether it computes the copier depends on n·m, m the bits of a token. n is doubled until some determined position
     comes out wrong, then the first n that fails is found by bisection: that all larger ones fail as well is assumed.
     Random strings would not tell, as two n-grams of theirs differ in half of their bits: in each string an n-gram
-    occurs a second time with one bit of its first token changed, and another successor (see ``with_near_miss``).
-    Strings are of the row's length, or longer where two n-grams need more.
+    occurs a second time with one bit of its first token changed, and another successor (see ``with_near_miss``). And
+    their means are near 0, where formats are fine: so every other string is nearly constant (see ``nearly_constant``),
+    its means are near ±1, and the differences that give a token back add most of the rounding up. Strings are of the
+    row's length, or longer where two n-grams need more.
 
     Parameters
     ----------
@@ -144,14 +146,36 @@ def with_near_miss(
     return strings
 
 
+def nearly_constant(strings: NDArray[np.uint32], chances: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Keep one token in twenty of each string, and make the others 0.
+
+    Parameters
+    ----------
+    strings : ndarray of uint32, shape (batch, length)
+    chances : ndarray of int64, shape (batch, length)
+        Random numbers 0 … 19.
+
+    Returns
+    -------
+    ndarray of uint32, shape (batch, length)
+    """
+    return np.where(chances == 0, strings, 0).astype(np.uint32)
+
+
 def _batch(row: Row, n: int, length: int, start: int, threads: int) -> Batch:
     """Some of the row's strings, for an n."""
     count = min(_AT_ONCE, row.examples - start)
     batch = row.task.batch(length, seed=row.seed, split="test", start=start, count=count, threads=threads)
-    stream = row.task.stream(length, "test", "near-miss", n)
-    places = sample.uniform(row.seed, stream, start, count, 2, 2**31, threads=threads).astype(np.int64)
-    vocab = row.task.vocab
-    return copy_batch(with_near_miss(batch.tokens[:, 1 : length + 1], n, vocab.size, places), vocab, None, None)
+    strings = batch.tokens[:, 1 : length + 1]
+
+    def random(what: str, size: int, below: int) -> NDArray[np.int64]:
+        stream = row.task.stream(length, "test", what, n)
+        return sample.uniform(row.seed, stream, start, count, size, below, threads=threads).astype(np.int64)
+
+    every_other = np.arange(start, start + count) % 2 == 1
+    strings = np.where(every_other[:, None], nearly_constant(strings, random("constant", length, 20)), strings)
+    strings = with_near_miss(strings, n, row.task.vocab.size, random("near-miss", 2, 2**31))
+    return copy_batch(strings, row.task.vocab, None, None)
 
 
 def _length(row: Row) -> int:
