@@ -414,7 +414,7 @@ def precision(
 
 def _run(suite: str, threads: int, *, quiet: bool) -> list[Record]:
     """The records of a suite that is written here, in its order; nothing stays on the disk."""
-    from ngram_copy.cli.run import _Display
+    from ngram_copy.cli.run import Display
     from ngram_copy.engines.neural import require_torch
     from ngram_copy.results import RECORDS, Writer
     from ngram_copy.run import run_cases
@@ -431,7 +431,7 @@ def _run(suite: str, threads: int, *, quiet: bool) -> list[Record]:
         with (
             TemporaryDirectory() as folder,
             Writer(Path(folder) / RECORDS) as writer,
-            _Display(screen, cases, quiet=quiet) as display,
+            Display(screen, cases, quiet=quiet) as display,
             user_errors(OSError),
         ):
             for record in run_cases(cases, writer, threads=threads, on_progress=display.advance):

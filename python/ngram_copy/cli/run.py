@@ -133,7 +133,7 @@ def run(
             for record in done:
                 print(canonical_json(record))
         todo = _with_trainings(todo, out, finished)
-        with writer, _Display(screen, todo, quiet=as_json) as display, user_errors(OSError):
+        with writer, Display(screen, todo, quiet=as_json) as display, user_errors(OSError):
             steps = runner.run_cases(
                 todo, writer, threads=threads, device=device, recorded=finished, on_progress=display.advance
             )
@@ -265,7 +265,7 @@ def _again(suite: str, **options: object) -> str:
     return shlex.join([*words, "--resume"])
 
 
-class _Display:
+class Display:
     """Bars of the whole and of each training, with the time left, on a terminal; a line for each tenth elsewhere."""
 
     def __init__(self, screen: Console, cases: Sequence[Case], *, quiet: bool) -> None:
@@ -300,7 +300,7 @@ class _Display:
         self._whole = self._bar.add_task("", total=self._total)
         self._trainings: dict[str, TaskID] = {}
 
-    def __enter__(self) -> _Display:
+    def __enter__(self) -> Display:
         self._bar.start()
         return self
 
