@@ -690,7 +690,11 @@ def expanded(model: Mapping[str, Any], task: Task) -> dict[str, Any]:
     from ngram_copy.models.bottleneck import BottleneckConfig
 
     shape = shape_of(model, task.vocab)
-    return shape.to_json() if isinstance(shape, ModelConfig | BottleneckConfig) else {**model, "file": content_hash(model["build"])}
+    return (
+        shape.to_json()
+        if isinstance(shape, ModelConfig | BottleneckConfig)
+        else {**model, "file": content_hash(model["build"])}
+    )
 
 
 def _pop_name(table: dict[str, Any], key: str, known: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
