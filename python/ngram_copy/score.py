@@ -329,8 +329,9 @@ def row_verdict(
 
     1. *copies*: at least ``COPIES`` of the whole strings are right, by their count.
     2. *state-limited*: the lower limit of the bits recalled is at least ``NEAR`` of the smallest quantised state that
-       keeps ``KEEPS`` of them, and the string bound of a state of that size is below ``COPIES``. This alone is evidence
-       for the theorem: elsewhere a better training, or another model with a state as large, could do better.
+       keeps ``KEEPS`` of them (of the state as it is, where that is not made of numbers), and the string bound of a
+       state of that size is below ``COPIES``. This alone is evidence for the theorem: elsewhere a better training, or
+       another model with a state as large, could do better.
     3. *not generalised*: it copies at trained lengths, and these are other strings.
     4. *not learned*: it fails at trained lengths.
     5. *fails*: no trained length is known, or none was measured.
@@ -356,8 +357,9 @@ def row_verdict(
 
     if k >= COPIES * n:
         return verdict("copies")
-    state, h_min = smallest_state(result), result.get("h_min")
-    if state is not None and h_min is not None:
+    state = result if result.get("quantised") is None else smallest_state(result)
+    h_min = result.get("h_min")
+    if state is not None and h_min is not None and result.get("bits_recalled"):
         size, recalled = float(state["state_bits"]), float(result["bits_recalled"]["low"])
         bound = string_bound(size, h_min)
         if recalled >= NEAR * size and bound < COPIES:

@@ -391,6 +391,14 @@ def test_state_limited_is_what_cannot_recall_more(recalled, quantised, h_min, wo
     assert inside.word == ("state-limited" if word == "state-limited" else "not learned")
 
 
+def test_a_state_of_bits_stands_for_itself():
+    machine = result(0, recalled=15.3, h_min=64.0) | {"state_bits": 16.0, "quantised": None}
+    assert verdict(machine).word == "state-limited"
+    assert verdict(machine | {"h_min": 16.0}).word == "not generalised"  # 16 bits could hold such strings
+    assert verdict(machine | {"state_bits": 24.0}).word == "not generalised"  # most of it is idle
+    assert verdict(machine | {"bits_recalled": None}).word == "not generalised"
+
+
 def test_the_smallest_state_keeps_nearly_all():
     rows = [(64.0, 30.0), (16.0, 12.0), (32.0, 29.8), (48.0, 29.9)]
     assert score.smallest_state(result(0, recalled=30.0, quantised=rows))["state_bits"] == 32.0

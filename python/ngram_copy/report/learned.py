@@ -21,8 +21,8 @@ RULES = {
     "copies": f"at least {COPIES:.0%} of the whole strings are right, by their count.",
     "state-limited": (
         f"the strings fail; the lower limit of the bits recalled is at least {NEAR:.0%} of the smallest quantised "
-        f"state that keeps {KEEPS:.0%} of them; and no state of that size can copy {COPIES:.0%} of such strings, by "
-        "the string bound."
+        f"state that keeps {KEEPS:.0%} of them (of the state as it is, where that is bits already); and no state of "
+        f"that size can copy {COPIES:.0%} of such strings, by the string bound."
     ),
     "not generalised": (
         "the strings fail, and the model copies at all trained lengths that were measured: it did not carry over."

@@ -221,10 +221,10 @@ def _censuses(rows: Sequence[Census]) -> Table:
 
 
 def _precisions(rows: Sequence[Precision]) -> Table:
-    found = _columns("format", "n·m tried to", "first failure", "allowed to")
+    found = _columns("task", "format", "n·m tried to", "first failure", "allowed to")
     for row in rows:
         found.add_row(
-            *(row.dtype, f"{max(product for _, product, _, _ in row.rows)}" if row.rows else "–"),
+            *(row.task, row.dtype, f"{max(product for _, product, _, _ in row.rows)}" if row.rows else "–"),
             "none" if row.first_failure is None else f"{row.first_failure}",
             "–" if row.limit is None else f"{row.limit:,}",
         )
