@@ -10,11 +10,12 @@ REQUIREMENTS := import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['
 SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' 2>/dev/null) Cargo.toml Cargo.lock rustfmt.toml
 THREADS ?= 2
 REFERENCE ?= $(lastword $(sort $(wildcard results/*-symbolic)))
+THEORY ?= $(lastword $(sort $(wildcard results/*-theory)))
 LEARNED ?= $(lastword $(sort $(wildcard results/*-copy)))
 SSM_RECORD ?= $(lastword $(sort $(wildcard results/ssm-*.json)))
 
 .DEFAULT_GOAL := help
-.PHONY: learned help quick test test-rust test-python test-exhaustive lint fmt bench bench-ssm report headline recurrences docs-check clean
+.PHONY: learned theory help quick test test-rust test-python test-exhaustive lint fmt bench bench-ssm report headline recurrences docs-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -88,6 +89,9 @@ headline: $(VENV)/.bench  ## splice README's first table from the newest referen
 
 learned: $(VENV)/.bench  ## splice the tables of docs/learned.md from the newest records of the suite copy
 	@$(BIN)/python docs/learned.py $(LEARNED) --page docs/learned.md
+
+theory: $(VENV)/.bench  ## splice the tables of docs/theory.md from the newest records of the suite theory, run with --trained
+	@$(BIN)/python docs/theory.py $(THEORY) --page docs/theory.md
 
 recurrences: $(VENV)/.dev  ## splice the table of docs/recurrences.md from the newest record of errors and speeds
 	@$(BIN)/python docs/recurrences.py $(SSM_RECORD) --page docs/recurrences.md
