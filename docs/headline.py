@@ -113,6 +113,39 @@ def splice(text: str, table: str, name: str = "headline") -> str:
     return f"{before}{begin}\n{table}{end}{after}"
 
 
+def splice_page(
+    description: str, page: Callable[[str, Path], str], suite: str, arguments: list[str] | None = None
+) -> int:
+    """The command of a page whose tables are made from records: ``FOLDER --page FILE``.
+
+    Parameters
+    ----------
+    description : str
+    page : callable
+        From the page's text and a results folder to the text with its tables made anew.
+    suite : str
+        What the folder holds records of.
+    arguments : list of str, optional
+        By default those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 2 where marks or records are missing.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("records", type=Path, help=f"results folder of the suite {suite}")
+    parser.add_argument("--page", type=Path, required=True, help="Markdown file with the marks")
+    options = parser.parse_args(arguments)
+    try:
+        text = page(options.page.read_text(encoding="utf-8"), options.records)
+        options.page.write_text(text, encoding="utf-8")
+    except (OSError, ResultsError, ValueError) as error:
+        print(f"{options.records}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; with ``--readme`` also splice it into a Markdown file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

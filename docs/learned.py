@@ -5,16 +5,15 @@ python docs/learned.py results/2026-11-25-copy --page docs/learned.md
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headline import splice
+from headline import splice, splice_page
 
-from ngram_copy.results import ResultsError, read
+from ngram_copy.results import read
 
 Record = Mapping[str, Any]
 
@@ -177,17 +176,7 @@ def page(text: str, folder: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Splice the tables into the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("records", type=Path, help="results folder of the suite copy")
-    parser.add_argument("--page", type=Path, required=True, help="Markdown file with the marks")
-    options = parser.parse_args(arguments)
-    try:
-        text = page(options.page.read_text(encoding="utf-8"), options.records)
-        options.page.write_text(text, encoding="utf-8")
-    except (OSError, ResultsError, ValueError) as error:
-        print(f"{options.records}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return splice_page(__doc__.splitlines()[0], page, "copy", arguments)
 
 
 if __name__ == "__main__":
