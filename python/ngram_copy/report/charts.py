@@ -416,7 +416,7 @@ def _repeats_panel(title: str, repeats: list[Repeats], styles: dict[str, Style])
 
 
 def tables(summary: Summary) -> Chart | Missing:
-    """Bounded tables by size: load, collisions and tokens right, three panels for each task."""
+    """Bounded tables by size: load, collisions, tokens and whole strings right, a panel of each for each task."""
     key, title = "tables", "Bounded tables by their number of slots"
     cells = [cell for cell in summary.cells if cell.diagnostics.get("slots") and "slots" in cell.engine_options]
     sizes = {(cell.task, cell.engine_options["slots"]) for cell in cells}
@@ -452,11 +452,13 @@ def tables(summary: Summary) -> Chart | Missing:
             panels.append(plots.panel(f"{task}: {heading}", rows, lines, x, y, styles, _TABLE_TIPS, join=False))
     note = (
         "Sums over all strings of a cell. Slots in use: at the cut. Collisions: n-grams turned away or replaced, of "
-        "all that were inserted, as far as the kept bits of keys tell them apart. Tokens right: teacher-forced, with "
-        "their 95% Wilson interval. Dashed, for uniform strings: the closed forms for distinct n-grams in independent, "
-        "uniform slots. Kinds of tables with the same number of slots stand beside each other at its tick."
+        "all that were inserted, as far as the kept bits of keys tell them apart. Tokens right: teacher-forced. Tokens "
+        "and whole strings have their 95% Wilson interval. Dashed, for uniform strings: the closed forms for distinct "
+        "n-grams in independent, uniform slots; of whole strings, that no n-gram repeats and all have slots of their "
+        "own (a birthday) or are right by luck. Kinds of tables with the same number of slots stand beside each other "
+        "at its tick."
     )
-    return Chart(key, title, sentences.tables(cells), note, panels, styles)
+    return Chart(key, title, sentences.tables(cells), note, panels, styles, columns=len(_TABLE_PANELS))
 
 
 def _dodges(tables: Sequence[tuple[int, str]]) -> list[float]:
@@ -469,12 +471,18 @@ def _dodges(tables: Sequence[tuple[int, str]]) -> list[float]:
 _DODGE = 9
 _DODGE_WIDTH = 120  # of all sizes together: more than half of a panel on paper
 _TABLE_TIPS = [*plots.tips(load="slots in use", collisions="collisions"), *plots.CELL_TIPS]
-_TABLE_PANELS = {"load": "slots in use", "collisions": "insertions that collide", "tokens": "tokens right"}
+_TABLE_PANELS = {
+    "load": "slots in use",
+    "collisions": "insertions that collide",
+    "tokens": "tokens right",
+    "strings": "whole strings right",
+}
+_MOST_KEYS = 4096  # in a table whose closed form for whole strings is drawn: time grows as their square
 
 
 def _table_row(cell: Cell, series: str, name: str) -> Row:
     counts = {key: int(cell.diagnostics.get(key, 0)) for key in ("slots", "occupied", "insertions", "collisions")}
-    tokens = cell.tokens if name == "tokens" else None
+    right = {"tokens": cell.tokens, "strings": cell.strings}.get(name)
     load = counts["occupied"] / counts["slots"]
     colliding = counts["collisions"] / max(counts["insertions"], 1)
     share = colliding if name == "collisions" else load
@@ -482,7 +490,7 @@ def _table_row(cell: Cell, series: str, name: str) -> Row:
         **plots.cell_row(cell),
         "series": series,
         "x": cell.engine_options["slots"],
-        **(plots.span(tokens) if tokens else {"y": share, "low": share, "high": share}),
+        **(plots.span(right) if right else {"y": share, "low": share, "high": share}),
         "load": f"{percent(load)} of {cell.engine_options['slots']:,} slots",
         "collisions": f"{counts['collisions']:,} of {counts['insertions']:,}",
     }
@@ -506,16 +514,20 @@ def _closed_forms(cells: Sequence[Cell], labels: dict[str, str], name: str, step
         if not several or (cell.task_options["name"], cell.task_options.get("source")) != ("copy", "uniform"):
             continue
         keys = round(cell.diagnostics.get("insertions", 0) / cell.strings.total)
-        bits = _kept_bits(cell)
-        for m in slots if keys else []:
+        size, bits = cell.task_options["vocab_size"], _kept_bits(cell)
+        distinct = 1 - theory.p_ngram_poisson(cell.length, cell.engine_options["n"], size)
+        drawn = keys and (name != "strings" or keys <= _MOST_KEYS)
+        for m in slots if drawn else []:
             if name == "load":
                 value = theory.expected_occupied(m, keys) / m
             elif name == "collisions":
                 # A key whose kept bits agree with those in its slot is taken for the same one.
                 seen = 1 - 2.0 ** -(64 if bits is None else bits)
                 value = seen * theory.expected_collisions(m, keys) / keys
+            elif name == "tokens":
+                value = theory.bounded_token_accuracy(m, keys, size, key_bits=bits)
             else:
-                value = theory.bounded_token_accuracy(m, keys, cell.task_options["vocab_size"], key_bits=bits)
+                value = distinct * theory.bounded_string_accuracy(m, keys, size, key_bits=bits)
             rows.append({"series": label, "seed": cell.seed, "x": m, "y": value})
     return rows
 
