@@ -25,7 +25,7 @@ from ngram_copy import score, theory, workers
 from ngram_copy.engines.base import Engine
 from ngram_copy.engines.huggingface import HuggingFaceEngine
 from ngram_copy.engines.trained import TrainedEngine
-from ngram_copy.results import RECORDS, SCHEMA, Record, ResultsError, Writer, repair
+from ngram_copy.results import RECORDS, SCHEMA, Record, ResultsError, Writer, read, repair
 from ngram_copy.suite import Case, Suite, first_example
 from ngram_copy.tasks.base import Batch, DataHash, TextTask
 
@@ -102,7 +102,7 @@ def open_results(out: Path, suite: Suite, cases: Sequence[Case], *, resume: bool
     done: list[Record] = []
     if path.exists() and path.stat().st_size:
         if not resume:
-            raise ResultsError(f"{path} holds records already: go on with --resume, or choose another --out")
+            refuse_records(out, cases)
         done = repair(path)
         known = {case.case_id for case in cases}
         strange = [record for record in done if record["case_id"] not in known]
@@ -114,6 +114,22 @@ def open_results(out: Path, suite: Suite, cases: Sequence[Case], *, resume: bool
     out.mkdir(parents=True, exist_ok=True)
     (out / "suite.toml").write_text(suite.text, encoding="utf-8")
     return done, Writer(path)
+
+
+def refuse_records(out: Path, cases: Sequence[Case]) -> None:
+    """Refuse a results folder that holds records.
+
+    Raises
+    ------
+    ResultsError
+        Saying whether to resume.
+    """
+    path = out / RECORDS
+    if path.exists() and path.stat().st_size:
+        known = {case.case_id for case in cases}
+        if any(record["case_id"] in known for record in read(path)):
+            raise ResultsError(f"{path} holds records already: go on with --resume, or choose another --out")
+        raise ResultsError(f"{path} holds records of another suite: choose another --out")
 
 
 def run_cases(

@@ -24,7 +24,7 @@ def made(cli, suite, tmp_path):
     [
         (["rum"], "No such command 'rum'. Did you mean 'run'?"),
         (["run"], "Missing argument 'suite'"),
-        (["run", "smoke", "--treads", "2"], "--threads)"),
+        (["run", "smoke", "--treads", "2"], "--threads"),
         (["run", "smoke", "--threads", "0"], "0 must be greater than or equal to 1"),
         (["run", "smoke", "--threads", "9999"], "9999 must be less than or equal to 1024"),
         (["run", "smoke", "--threads", "two"], "two must be a valid integer"),

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ from constructed import contexts
 
 from ngram_copy import _educational, theory
 from ngram_copy.engines.constructed import ConstructedEngine
-from ngram_copy.models import construct
+from ngram_copy.models import parts
 from ngram_copy.models.checkpoint import load_model, save_model, weights_hash
 from ngram_copy.models.construct import DOUBT, SHARPNESS, copy_transformer, limit, required_sharpness
 from ngram_copy.tasks.base import VocabularySpec
@@ -302,11 +303,11 @@ def test_what_is_determined_is_almost_certain(value, error):
         ({"dtype": torch.int64}, "dtype must be float64, float32, float16 or bfloat16, not int64"),
         (
             {"n": 64, "vocab_size": 2, "dtype": torch.bfloat16},
-            "bfloat16 is exact up to n·m = 126, and n·m is 128; force goes on",
+            "bfloat16 is exact up to n·m = 126, and n·m is 128: it must be forced",
         ),
         (
             {"n": 8, "vocab_size": 4, "dtype": torch.bfloat16, "snapping": False},
-            "bfloat16 is exact up to n·m = 126, and n²·m without snapping is 128; force goes on",
+            "bfloat16 is exact up to n·m = 126, and n²·m without snapping is 128: it must be forced",
         ),
     ],
 )
@@ -337,22 +338,27 @@ def test_float16_does_not_overflow():
 
 
 def test_what_does_not_fit_in_memory_is_refused_with_its_size(monkeypatch):
-    monkeypatch.setattr(construct, "_memory", lambda: 2**20)
+    monkeypatch.setattr("ngram_copy.models.parts._free_memory", lambda: 2**20)
     assert copy_transformer(2, 26, 100).parameter_count() * 4 < 2**20
     sizes = theory.construction_sizes(20, 26)
-    needed = 4 * (sizes.parameters + 202 * (sizes.head_dims[1] + sizes.value_dim)) / 2**30
-    with pytest.raises(ValueError, match=f"need {needed:,.1f} GiB of memory, and this machine has 0.0 GiB"):
+    needed = 4 * (2 * sizes.parameters + 202 * (sizes.head_dims[1] + sizes.value_dim)) / 2**30
+    with pytest.raises(ValueError, match=f"needs {needed:,.1f} GiB of memory, and 0.0 GiB are free on this machine"):
         copy_transformer(20, 26, 100)
-    with pytest.raises(ValueError, match="max_len = 1000000 need"):
+    with pytest.raises(ValueError, match="max_len = 1000000 needs"):
         copy_transformer(2, 26, 10**6)
 
 
-def test_memory_is_the_machines(monkeypatch):
+def test_memory_is_what_is_free(monkeypatch):
     if sys.platform == "linux":
-        assert 2**28 < construct._memory() < 2**47
+        assert 2**28 < parts._free_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def nothing(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr("builtins.open", nothing)
     monkeypatch.delattr("os.sysconf", raising=False)
-    assert construct._memory() == 2**47
-    with pytest.raises(ValueError, match=r"need [\d,.]+ GiB of memory, and this machine has 131,072.0 GiB"):
+    assert parts._free_memory() == 2**47
+    with pytest.raises(ValueError, match=r"needs [\d,.]+ GiB of memory, and 131,072.0 GiB are free"):
         copy_transformer(65536, 2**62, 100)
 
 

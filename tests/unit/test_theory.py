@@ -393,3 +393,11 @@ def test_tables_at_their_ends():
 def test_bad_input_is_named(call, words):
     with pytest.raises((TypeError, ValueError), match=words):
         call()
+
+
+def test_required_n_where_the_bound_underflows():
+    assert theory.required_n(1000, 26, 0) == 1000
+    for error in (1e-300, 1e-310):
+        n = theory.required_n(1000, 26, error)
+        assert math.log2(math.comb(1001 - n, 2)) - n * math.log2(26) <= math.log2(error)
+        assert math.log2(math.comb(1002 - n, 2)) - (n - 1) * math.log2(26) > math.log2(error)

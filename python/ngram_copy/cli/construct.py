@@ -89,7 +89,12 @@ def save(
 @app.command()
 def copy(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint, such as `construct save` writes.")],
-    length: Annotated[int, typer.Option("--length", "-L", min=1, help="Tokens of the string.")] = 1000,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            "--length", "-L", min=1, help="Tokens of the string.", show_default="1000, or the longest it was made for"
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -115,6 +120,7 @@ def copy(
 
         model = load_model(folder)
         made_of = read_extra(folder).get(_CONSTRUCTION, {})
+        length = min(1000, made_of.get("max_len", 1000)) if length is None else length
         if length > made_of.get("max_len", length):
             raise UserError(f"{folder} was made for strings of up to {made_of['max_len']:,} tokens, not {length:,}")
         task = Copy(vocab_size=model.config.vocab_size - VocabularySpec(0).total)

@@ -99,7 +99,7 @@ def run(
     screen = stderr()
     unfit: list[str] = []
     with user_errors(SuiteError, OSError, MemoryError):
-        loaded = load("-".join([suite, *([size] if size else []), *(["trained"] if trained else [])]))
+        loaded = load(_in_size(suite, size, "trained" if trained else None))
         if model:
             loaded = loaded.with_models(model, pretrained=pretrained)
         every = loaded.cases(seed, unfit)
@@ -107,7 +107,9 @@ def run(
         screen.print(plain(f"left out: {reason}"), soft_wrap=True)
     chosen = _choose(every, only or [])
     out = out or Path("results") / loaded.name
-    with user_errors(SuiteError):
+    with user_errors(SuiteError, ResultsError, OSError):
+        if not resume:
+            runner.refuse_records(out, every)
         for case in chosen:
             case.check()
     if any(case.learned for case in chosen):
@@ -220,6 +222,26 @@ def _report(folder: Path, out: Path, *, quiet: bool, as_json: bool = False) -> b
     for verdict in refuted:
         complain(f"the records refute the theory: {verdict.claim} {verdict.evidence}")
     return not refuted
+
+
+def _in_size(suite: str, *parts: str | None) -> str:
+    """The name of a suite in a size, or with its trained part.
+
+    Raises
+    ------
+    UserError
+        If it does not come so.
+    """
+    from ngram_copy.suite import shipped
+
+    name = suite
+    for part in filter(None, parts):
+        others = sorted(known.removesuffix(f"-{part}") for known in shipped() if known.endswith(f"-{part}"))
+        name = f"{name}-{part}"
+        if name not in shipped():
+            what = "has no trained part" if part == "trained" else f"does not come in the size {part}"
+            raise UserError(f"the suite {suite} {what}; those that do: {', '.join(others) or 'none'}")
+    return name
 
 
 def _choose(cases: Sequence[Case], globs: Sequence[str]) -> list[Case]:

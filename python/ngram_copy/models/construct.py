@@ -20,7 +20,6 @@ stream is cut into blocks, each written once::
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import SupportsIndex, cast
 
@@ -30,7 +29,7 @@ from torch import Tensor
 from ngram_copy._arguments import MAX_N, SIZE_LIMIT, integer, real
 from ngram_copy.models.attention import Attention
 from ngram_copy.models.base import MLP, LanguageModel, LayerConfig, ModelConfig
-from ngram_copy.models.parts import require_one_of
+from ngram_copy.models.parts import require_memory, require_one_of
 from ngram_copy.theory import ConstructionSizes, construction_sizes
 
 SHARPNESS = 16.0
@@ -351,27 +350,14 @@ def _check_precision(n: int, m: int, dtype: torch.dtype, *, snapping: bool, forc
     # Without snapping, the error of each of the n·m coordinates of a score counts, which grows with n.
     product, what = (n * m, "n·m") if snapping else (n * n * m, "n²·m without snapping")
     if product > allowed and not force:
-        raise ValueError(f"{_name(dtype)} is exact up to n·m = {allowed}, and {what} is {product}; force goes on")
+        raise ValueError(f"{_name(dtype)} is exact up to n·m = {allowed}, and {what} is {product}: it must be forced")
 
 
 def _check_memory(n: int, d: int, max_len: int, sizes: ConstructionSizes, dtype: torch.dtype) -> None:
-    """Weights, and the keys and values of 2L + 2 tokens in layer 2."""
+    """Weights, once more while they are saved or loaded, and the keys and values of 2L + 2 tokens in layer 2."""
     cache = (2 * max_len + 2) * (sizes.head_dims[1] + sizes.value_dim)
-    needed = (sizes.parameters + cache) * dtype.itemsize
-    there = _memory()
-    if needed > there:
-        raise ValueError(
-            f"n = {n}, vocab_size = {d} and max_len = {max_len} need {needed / 2**30:,.1f} GiB of memory, "
-            f"and this machine has {there / 2**30:,.1f} GiB"
-        )
-
-
-def _memory() -> int:
-    """Bytes of the machine's memory; where it cannot be asked, what can be addressed."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 2**47
+    needed = (2 * sizes.parameters + cache) * dtype.itemsize
+    require_memory(needed, f"a transformer of n = {n}, vocab_size = {d} and max_len = {max_len}")
 
 
 def _name(dtype: torch.dtype) -> str:

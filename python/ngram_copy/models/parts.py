@@ -159,12 +159,22 @@ def require_one_of(known: Collection[str], **values: str) -> None:
 
 
 def require_memory(needed: int, what: str) -> None:
-    """Raise ValueError if this machine has less memory than ``what`` needs, in bytes."""
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # it cannot be asked: what can be addressed
-        there = 2**47
+    """Raise ValueError if less memory is free than ``what`` needs, in bytes."""
+    there = _free_memory()
     if needed > there:
         raise ValueError(
-            f"{what} needs {needed / 2**30:,.1f} GiB of memory, and this machine has {there / 2**30:,.1f} GiB"
+            f"{what} needs {needed / 2**30:,.1f} GiB of memory, and {there / 2**30:,.1f} GiB are free on this machine"
         )
+
+
+def _free_memory() -> int:
+    """Bytes that can be had without swapping; of the whole machine where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # it cannot be asked: what can be addressed
+        return 2**47

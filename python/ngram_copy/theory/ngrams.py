@@ -264,7 +264,7 @@ def median_length(n: SupportsIndex, vocab_size: SupportsIndex) -> float:
 def required_n(seq_len: SupportsIndex, vocab_size: SupportsIndex, error: float) -> int:
     """Smallest n whose union bound guarantees ``p_ngram(L) <= error`` for uniform strings.
 
-    About ``log_D(L² / (2·error))``; a smaller n may do, as the bound is not tight.
+    About ``log_D(L² / (2·error))``; a smaller n may do, as the bound is not tight. An error of 0 takes n = L.
 
     Raises
     ------
@@ -275,9 +275,12 @@ def required_n(seq_len: SupportsIndex, vocab_size: SupportsIndex, error: float) 
     d = integer("vocab_size", vocab_size, 1)
     error = real("error", error, 0, 1)
     low, high = 1, max(1, length)  # no pair at n = L; the bound falls with n
+    allowed = math.log2(error) if error else -math.inf
     while low < high:
         middle = (low + high) // 2
-        if p_ngram_union_bound(length, middle, d) <= error:
+        # As logarithms: the bound itself underflows.
+        pairs = math.comb(length - middle + 1, 2)
+        if not pairs or error == 1 or math.log2(pairs) - middle * math.log2(d) <= allowed:
             high = middle
         else:
             low = middle + 1
