@@ -67,7 +67,9 @@ def slopes(records: Sequence[Record]) -> str:
 
 
 def heads(records: Sequence[Record]) -> str:
-    """How far trained transformers of few heads copy half of the strings."""
+    """How far trained transformers of few heads copy half of the strings, beside the n-gram copier of as many."""
+    uniform = [record for record in statistics(records, "half-length") if record["result"]["formula"]]
+    measured = {(vocabulary(one), one["case"]["n"]): one["result"] for one in uniform}
     rows = []
     for engine, cells in by_engine(records, "heads-"):
         n = cells[0]["case"]["engine"]["model"]["layers"][0]["options"]["n_heads"]
@@ -79,10 +81,26 @@ def heads(records: Sequence[Record]) -> str:
         at = next((shown(one) for one in cells if one["case"]["length"] == longest), "–")
         rows.append([
             *(engine, f"{size}", f"{n}", f"L ≤ {trained[-1]}", f"{longest}" if longest else "none", at),
-            *(f"{min(beyond)}" if beyond else "–", f"{theory.median_length(n, size):.1f}"),
+            *(f"{min(beyond)}" if beyond else "–", f"{half_right(n, size, measured[size, n])}"),
         ])  # fmt: skip
-    head = ["model", "D", "heads n", "trained on", "longest L with half right", "there", "next L", "formula's L½"]
+    head = [
+        *("model", "D", "heads n", "trained on", "longest measured L with half right", "there", "next measured L"),
+        "longest L with half right, n-gram copier",
+    ]
     return table(head, rows)
+
+
+def half_right(n: int, vocab_size: int, measured: dict[str, Any]) -> int:
+    """The longest L at which the n-gram copier copies at least half of the strings.
+
+    By exact counts where these can be had; else one less than the measured L½, the shortest at which half fail.
+    """
+    length = n
+    while (error := theory.p_ngram(length + 1, n, vocab_size)) is not None:
+        if error > 1 / 2:
+            return length
+        length += 1
+    return int(measured["half"]["value"]) - 1
 
 
 def machines(records: Sequence[Record]) -> str:
