@@ -101,7 +101,8 @@ class Case:
         What kind of record it gives.
     name : str
         ``task/engine/L/seed`` by the suite's aliases; ``task/repeats-n/L/seed`` for a statistic, with the engine before
-        it and without n or L where its axes are others; ``training/…`` for a training: for people and ``--only``.
+        it, without n or L where its axes are others, and with ``-option=value`` for each option that is not the
+        default; ``training/…`` for a training: for people and ``--only``.
     case_id : str
         16 hexadecimal digits of the SHA-256 of all that determines the result.
     description : dict
@@ -382,7 +383,9 @@ class Suite:
             determines["n"] = n
         if options:
             determines["options"] = options
-        measured = entry.statistic if n is None else f"{entry.statistic}-{n}"
+        defaults = signature_of(STATISTICS[entry.statistic])
+        chosen = [f"{key}={value}" for key, value in options.items() if value != defaults[key].default]
+        measured = "-".join([entry.statistic, *([] if n is None else [str(n)]), *chosen])
         parts = [task, engine, measured, length, seed]
         name = "/".join(str(part) for part in parts if part is not None)
         made = _make_statistic(entry)
