@@ -44,7 +44,7 @@ def test_many_at_once():
 def test_sizes():
     table = NgramTable(np.zeros(1000, np.uint8), 3)
     assert len(table) == 1
-    assert table.nbytes == 8 * table.capacity + 64 + 4 * 1000 + 64 + 8 * 3
+    assert table.nbytes == 8 * table.capacity + 64 + 4 * 1000 + 64 + 8 * 3 * 2  # three coefficients for two tokens
     assert "1 n-grams" in repr(table)
 
 

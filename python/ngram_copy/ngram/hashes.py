@@ -22,11 +22,13 @@ def hash_ngrams(
     threads: SupportsIndex = 1,
     out: NDArray[np.uint64] | None = None,
 ) -> NDArray[np.uint64]:
-    """Hash every n-gram to 64 bits: ``h = finish(offset + Σ_j c_j·x_j mod 2^64)``.
+    """Hash every n-gram to 64 bits: ``h = finish(offset + Σ_p (c_p·a_p + c'_p·b_p) mod 2^64)``.
 
-    The coefficients c_j are odd and drawn independently from the seed, the offset from seed and n; ``finish`` is a
-    bijection that stirs the halves of the sum: ``low ^= high² >> 16``, then ``high·2^32 + low·0x9e3779b1``. A hash
-    depends on the values of the n tokens, n and the seed alone. N-grams that differ in one token have different hashes.
+    The words a_p have the low 16 bits of tokens 2p and 2p + 1 of the n-gram, the words b_p their high 16 bits; the
+    coefficients are odd and drawn independently from the seed, the offset from seed and n; ``finish`` is a bijection
+    that stirs the halves of the sum: ``low ^= high² >> 16``, then ``high·2^32 + low·0x9e3779b1``. A hash depends on the
+    values of the n tokens, n and the seed alone. N-grams of tokens below 2^16 that differ in one of them, or in two that
+    share a word, have different hashes.
 
     Parameters
     ----------

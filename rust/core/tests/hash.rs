@@ -32,10 +32,10 @@ fn golden_values() {
         let hashes = hashes(&tokens, n, seed, Level::best(), 1);
         (hashes[0], hashes[hashes.len() - 1])
     };
-    assert_eq!(first_and_last(1, 0), (0x3e2c_6070_b44b_0a22, 0x4cc1_6f4a_c878_8c89));
-    assert_eq!(first_and_last(4, 0), (0x3f4f_f76f_6b0d_79a1, 0x578b_d882_68f1_b7f0));
-    assert_eq!(first_and_last(4, 1), (0xfffc_0ba1_215a_0e8e, 0xde9d_90d5_7956_aa3a));
-    assert_eq!(first_and_last(9, u64::MAX), (0x4c5b_8f33_96db_526c, 0x8df5_10f9_5861_0e63));
+    assert_eq!(first_and_last(1, 0), (0x3e2c_6070_b44b_0a22, 0xdd8e_5879_03e9_e663));
+    assert_eq!(first_and_last(4, 0), (0x3448_fefd_d46c_c5fd, 0x344a_bf09_b21c_0df3));
+    assert_eq!(first_and_last(4, 1), (0x0f99_a738_1229_b963, 0x597f_8381_1532_95a5));
+    assert_eq!(first_and_last(9, u64::MAX), (0x024d_6e53_11f6_627a, 0xde1f_2e34_c874_89ff));
 }
 
 proptest! {

@@ -83,7 +83,7 @@ fn errors_say_what_is_wrong() {
     assert_eq!(message(&bytes, Kind::BoundedTable), "the state of an n-gram copier is given to a bounded table");
     let mut newer = bytes.clone();
     newer[4] = VERSION + 1;
-    assert_eq!(message(&newer, Kind::Copier), "the state is of version 2; version 1 is read");
+    assert_eq!(message(&newer, Kind::Copier), "the state is of version 3; version 2 is read");
     let reader = Reader::new(&bytes, Kind::Copier).unwrap();
     assert_eq!(
         reader.expect(u64::MAX, 64).unwrap_err().to_string(),

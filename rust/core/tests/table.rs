@@ -100,7 +100,7 @@ fn without_verification_known_ngrams_are_found() {
 fn the_size_is_that_of_its_parts() {
     let table = table(&[1, 2, 3, 1, 2, 4], 2, Policy::Positions);
     let padded = |numbers: usize, bytes: usize| numbers * bytes + 64;
-    assert_eq!(table.nbytes(), padded(table.capacity(), 8) + padded(6, 4) + padded(4, 4) + 2 * 8);
+    assert_eq!(table.nbytes(), padded(table.capacity(), 8) + padded(6, 4) + padded(4, 4) + 3 * 8);
     assert_eq!((table.n(), table.len(), table.policy()), (2, 3, Policy::Positions));
 }
 

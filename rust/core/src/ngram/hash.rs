@@ -1,14 +1,17 @@
 //! Every n-gram of a token array to 64 bits.
 //!
-//! The hash of a window `x_0 … x_{n-1}` is multilinear with a finaliser,
+//! A symbol is three limbs of 16 bits, `x = a + 2^16·b + 2^32·c`. The limbs of a kind of two neighbours make a word of 32
+//! bits, so that a window of n tokens below 2^16 costs n / 2 multiplications and not n. The hash of a window with the
+//! words `a_p`, `b_p`, `c_p`, p < ⌈n / 2⌉, is multilinear in them with a finaliser,
 //!
-//! `h = finish(offset + Σ_j c_j·x_j mod 2^64)`,
+//! `h = finish(offset + Σ_p (C_p·a_p + C'_p·b_p + C''_p·c_p) mod 2^64)`,
 //!
-//! with odd coefficients `c_j` drawn independently from the seed and an offset drawn from seed and n. Each window is hashed
-//! on its own: a rolling hash would be bound by its chain of dependent multiplications. Without [`finish`] the low bit would
-//! be the parity of the tokens for every seed. A hash depends on the values, n and the seed alone.
+//! with odd coefficients drawn independently from the seed and an offset drawn from seed and n; where n is odd, the last
+//! words have one limb. Each window is hashed on its own: a rolling hash would be bound by its chain of dependent
+//! multiplications. Without [`finish`] the low bit would be a parity for every seed. A hash depends on the values, n and
+//! the seed alone.
 //!
-//! Windows that differ in one token never collide. Tokens that are all multiples of 2^k leave 64 - k bits of the sum.
+//! Windows that differ in one word never collide. Words that are all multiples of 2^k leave 64 - k bits of the sum.
 
 use crate::simd::{self, Isa, Kernel, LINES, Level};
 use crate::{Error, Poll, Result, parallel};
@@ -19,20 +22,27 @@ pub const MAX_N: usize = 1 << 16;
 /// The symbol that stands for everything at and before a boundary: one more than the largest token.
 pub const BOUNDARY: u64 = 1 << 32;
 
-/// Windows up to this length are hashed in one pass over registers.
-const FUSED: usize = 8;
+/// Tokens of a window that are taken at once; longer windows are hashed in several passes.
+const AT_ONCE: usize = 8;
 
-/// Hashes made at a time: 4 KiB, so that they and their tokens stay in the first-level cache.
-const BLOCK: usize = 512;
+/// Hashes made at a time: 8 KiB, so that they and their words stay in the first-level cache. Of fewer, those written past
+/// the caches would still be on their way when the next words are stored and read behind them.
+const BLOCK: usize = 1024;
+
+/// Words of a block, of each kind.
+const ROOM: usize = BLOCK + AT_ONCE;
+
+/// The kinds of limbs, and of words.
+const LIMBS: usize = 3;
+
+/// Bits of a limb.
+const LIMB: u32 = 16;
 
 /// Outputs of at least this many hashes are written past the caches.
 const STREAM: usize = 1 << 20;
 
 /// An integer type of token arrays; values are 0 to 2^32 - 1, and for `u64`, the type of symbols, also [`BOUNDARY`].
 pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
-    /// Whether there is a value of more than 32 bits.
-    const WIDE: bool;
-
     /// The value, where it is one.
     fn to_u64(self) -> u64;
     /// Whether the value is a token.
@@ -47,8 +57,6 @@ pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
 macro_rules! tokens {
     ($($type:ty: $valid:expr;)*) => {$(
         impl Token for $type {
-            const WIDE: bool = <$type>::MAX as u64 == u64::MAX;
-
             #[inline(always)]
             fn to_u64(self) -> u64 {
                 self as u64
@@ -140,7 +148,9 @@ pub const fn finish(sum: u64) -> u64 {
 /// Hashes n-grams; made once for n and a seed.
 #[derive(Debug, Clone)]
 pub struct NgramHasher {
-    coefficients: Vec<u64>,
+    n: usize,
+    /// Those of the words of a place in the window, a kind after the other.
+    coefficients: Vec<[u64; LIMBS]>,
     offset: u64,
     level: Level,
 }
@@ -153,8 +163,10 @@ impl NgramHasher {
             return Err(Error::value(format!("n is {n}; it must be 1 to {MAX_N}")));
         }
         let state = mix(seed);
-        let coefficients = (1..=n as u64).map(|j| mix(state.wrapping_add(j.wrapping_mul(GOLDEN))) | 1).collect();
-        Ok(Self { coefficients, offset: mix(state ^ mix(n as u64)), level: Level::best() })
+        let coefficient = |j: usize| mix(state.wrapping_add((j as u64 + 1).wrapping_mul(GOLDEN))) | 1;
+        let coefficients =
+            (0..n.div_ceil(2)).map(|p| std::array::from_fn(|kind| coefficient(LIMBS * p + kind))).collect();
+        Ok(Self { n, coefficients, offset: mix(state ^ mix(n as u64)), level: Level::best() })
     }
 
     /// The same hasher on another instruction set; the hashes are the same.
@@ -167,13 +179,13 @@ impl NgramHasher {
     /// The length of a window.
     #[must_use]
     pub fn n(&self) -> usize {
-        self.coefficients.len()
+        self.n
     }
 
     /// Bytes held.
     #[must_use]
     pub fn nbytes(&self) -> usize {
-        self.coefficients.capacity() * size_of::<u64>()
+        self.coefficients.capacity() * size_of::<[u64; LIMBS]>()
     }
 
     /// The number of n-grams in `seq_len` tokens.
@@ -185,8 +197,13 @@ impl NgramHasher {
     /// The hash of one window of n values (those after the n-th are not looked at).
     #[inline]
     pub fn hash_one(&self, window: impl IntoIterator<Item = u64>) -> u64 {
-        let terms = self.coefficients.iter().zip(window).map(|(c, x)| c.wrapping_mul(x));
-        finish(terms.fold(self.offset, u64::wrapping_add))
+        let places = self.coefficients.iter().flat_map(|of_word| [(of_word, 0), (of_word, LIMB)]);
+        let sum = places.zip(window).take(self.n).fold(self.offset, |sum, ((of_word, shift), symbol)| {
+            let term = |kind: usize| of_word[kind].wrapping_mul(limb(symbol, kind) << shift);
+            let sum = sum.wrapping_add(term(0));
+            if symbol >> LIMB == 0 { sum } else { sum.wrapping_add(term(1)).wrapping_add(term(2)) }
+        });
+        finish(sum)
     }
 
     /// The hash of each n-gram of `tokens` to `out`, which has [`Self::count`] elements.
@@ -306,120 +323,180 @@ impl NgramHasher {
     /// The hashes of `out.len() + n - 1` valid tokens; for blocks that stay in the first-level cache. With `stream` they
     /// are written past the caches.
     pub(crate) fn hash_block<T: Token>(&self, tokens: &[T], out: &mut [u64], stream: bool) {
-        macro_rules! by_length {
-            ($($n:literal)*) => {
-                match self.n() {
-                    $($n => self.level.run(Fused::<T, $n> { hasher: self, tokens, out, stream }),)*
-                    _ => self.level.run(Long { hasher: self, tokens, out }),
-                }
-            };
-        }
-        by_length!(1 2 3 4 5 6 7 8);
+        self.level.run(Block { hasher: self, tokens, out, stream });
     }
 }
 
-/// Windows of N tokens, N known to the compiler: one pass.
-struct Fused<'a, T, const N: usize> {
+/// A limb of a symbol: 0 the lowest.
+#[inline(always)]
+const fn limb(symbol: u64, kind: usize) -> u64 {
+    (symbol >> (LIMB * kind as u32)) & 0xffff
+}
+
+/// Which kinds of limbs are not all zero.
+#[inline(always)]
+fn kinds<T: Token>(symbols: &[T]) -> [bool; LIMBS] {
+    if size_of::<T>() * 8 <= LIMB as usize {
+        return [true, false, false];
+    }
+    let all = symbols.iter().fold(0, |all, symbol| all | symbol.to_u64());
+    std::array::from_fn(|kind| kind == 0 || limb(all, kind) != 0)
+}
+
+/// Words of a kind of up to [`ROOM`] symbols: word i has the limbs of symbols i and i + 1, the last word one.
+#[inline(always)]
+fn fill_words<T: Token>(symbols: &[T], kind: usize, words: &mut [u32; ROOM]) {
+    for (word, symbol) in words.iter_mut().zip(symbols) {
+        *word = limb(symbol.to_u64(), kind) as u32;
+    }
+    for i in 1..symbols.len().min(ROOM) {
+        words[i - 1] |= words[i] << LIMB;
+    }
+}
+
+/// Calls a function for windows of up to [`AT_ONCE`] tokens, whose number is then known to the compiler.
+macro_rules! by_length {
+    ($n:expr, $function:ident($($argument:expr),*)) => {
+        match $n {
+            1 => $function::<1>($($argument),*),
+            2 => $function::<2>($($argument),*),
+            3 => $function::<3>($($argument),*),
+            4 => $function::<4>($($argument),*),
+            5 => $function::<5>($($argument),*),
+            6 => $function::<6>($($argument),*),
+            7 => $function::<7>($($argument),*),
+            _ => $function::<AT_ONCE>($($argument),*),
+        }
+    };
+}
+
+/// See [`NgramHasher::hash_block`].
+struct Block<'a, T> {
     hasher: &'a NgramHasher,
     tokens: &'a [T],
     out: &'a mut [u64],
     stream: bool,
 }
 
-impl<T: Token, const N: usize> Kernel for Fused<'_, T, N> {
+impl<T: Token> Kernel for Block<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let mut wide = [0; BLOCK + FUSED];
-        if size_of::<T>() < size_of::<u32>() && self.tokens.len() <= wide.len() {
-            // Widened once, not again for each window that a token stands in.
-            for (wide, token) in wide.iter_mut().zip(self.tokens) {
-                *wide = token.to_u64() as u32;
+        let Self { hasher, mut tokens, out, stream } = self;
+        let NgramHasher { n, offset, .. } = *hasher;
+        let of_low_words = of_kind(&hasher.coefficients, 0);
+        let mut words = [0; ROOM];
+        for out in out.chunks_mut(BLOCK) {
+            let symbols = &tokens[..out.len() + n - 1];
+            tokens = &tokens[out.len()..];
+            if n > AT_ONCE || kinds(symbols) != [true, false, false] {
+                hasher.add_passes(isa, symbols, out, stream);
+                continue;
             }
-            let Self { hasher, out, stream, .. } = self;
-            Fused::<u32, N> { hasher, tokens: &wide[..self.tokens.len()], out, stream }.hash(isa);
-        } else {
-            self.hash(isa);
+            fill_words(symbols, 0, &mut words);
+            let words = &words[..symbols.len()];
+            if stream {
+                by_length!(n, stream_windows(isa, &of_low_words, offset, words, out));
+            } else {
+                by_length!(n, hash_windows(&of_low_words, offset, words, out));
+            }
         }
     }
 }
 
-impl<T: Token, const N: usize> Fused<'_, T, N> {
+impl NgramHasher {
+    /// The hashes of a block in passes: one for each kind of words and [`AT_ONCE`] tokens of the window.
     #[inline(always)]
-    fn hash<I: Isa>(self, isa: I) {
-        let offset = self.hasher.offset;
-        let Some(coefficients) = self.hasher.coefficients.first_chunk::<N>() else { return };
-        if !self.stream {
-            return hash_windows(coefficients, offset, self.tokens, self.out);
+    fn add_passes<T: Token>(&self, isa: impl Isa, symbols: &[T], out: &mut [u64], stream: bool) {
+        let mut words = [0; ROOM];
+        let mut sums = [self.offset; BLOCK];
+        let sums = &mut sums[..out.len()];
+        for (first, coefficients) in (0..).step_by(AT_ONCE).zip(self.coefficients.chunks(AT_ONCE / 2)) {
+            let taken = AT_ONCE.min(self.n - first);
+            let symbols = &symbols[first..first + sums.len() + taken - 1];
+            for (kind, _) in kinds(symbols).iter().enumerate().filter(|(_, some)| **some) {
+                fill_words(symbols, kind, &mut words);
+                let of_words = of_kind(coefficients, kind);
+                by_length!(taken, add_windows(&of_words, &words[..symbols.len()], sums));
+            }
         }
-        // Few lines at a time, so that the processor writes some while it computes the next.
-        let (head, middle, tail) = simd::lines(self.out);
-        let (head_tokens, mut tokens) = (self.tokens, &self.tokens[head.len()..]);
-        hash_windows(coefficients, offset, head_tokens, head);
-        for lines in middle {
-            let mut hashes = [0; LINES];
-            hash_windows(coefficients, offset, &tokens[..LINES + N - 1], &mut hashes);
-            isa.stream(lines, &hashes);
-            tokens = &tokens[LINES..];
-        }
-        hash_windows(coefficients, offset, tokens, tail);
+        write(isa, sums, out, stream);
     }
+}
+
+/// The coefficients of words of a kind, zeros behind them.
+#[inline(always)]
+fn of_kind(coefficients: &[[u64; LIMBS]], kind: usize) -> [u64; AT_ONCE / 2] {
+    std::array::from_fn(|p| coefficients.get(p).map_or(0, |of_word| of_word[kind]))
 }
 
 #[inline(always)]
-fn hash_windows<T: Token, const N: usize>(coefficients: &[u64; N], offset: u64, tokens: &[T], out: &mut [u64]) {
-    for (hash, window) in out.iter_mut().zip(tokens.windows(N)) {
-        *hash = finish(dot(coefficients, window, offset));
+fn hash_windows<const N: usize>(coefficients: &[u64; AT_ONCE / 2], offset: u64, words: &[u32], out: &mut [u64]) {
+    for (hash, window) in out.iter_mut().zip(words.windows(N)) {
+        *hash = finish(dot::<N>(coefficients, window, offset));
     }
 }
 
-/// Windows of any length: a pass for every eight tokens, then for each of the rest.
-struct Long<'a, T> {
-    hasher: &'a NgramHasher,
-    tokens: &'a [T],
-    out: &'a mut [u64],
-}
-
-impl<T: Token> Kernel for Long<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self, _: I) {
-        self.out.fill(self.hasher.offset);
-        let (eights, rest) = self.hasher.coefficients.as_chunks::<FUSED>();
-        let mut tokens = self.tokens;
-        for coefficients in eights {
-            accumulate(coefficients, tokens, self.out);
-            tokens = &tokens[FUSED..];
-        }
-        for coefficient in rest {
-            accumulate(&[*coefficient], tokens, self.out);
-            tokens = &tokens[1..];
-        }
-        for hash in self.out {
-            *hash = finish(*hash);
-        }
+/// [`hash_windows`] that writes past the caches; few lines at a time, so that the processor writes some while it computes
+/// the next.
+#[inline(always)]
+fn stream_windows<const N: usize>(
+    isa: impl Isa,
+    coefficients: &[u64; AT_ONCE / 2],
+    offset: u64,
+    words: &[u32],
+    out: &mut [u64],
+) {
+    let (head, middle, tail) = simd::lines(out);
+    let (head_words, mut words) = (words, &words[head.len()..]);
+    hash_windows::<N>(coefficients, offset, head_words, head);
+    for lines in middle {
+        let mut hashes = [0; LINES];
+        hash_windows::<N>(coefficients, offset, &words[..LINES + N - 1], &mut hashes);
+        isa.stream(lines, &hashes);
+        words = &words[LINES..];
     }
+    hash_windows::<N>(coefficients, offset, words, tail);
 }
 
 #[inline(always)]
-fn accumulate<T: Token, const N: usize>(coefficients: &[u64; N], tokens: &[T], sums: &mut [u64]) {
-    for (sum, window) in sums.iter_mut().zip(tokens.windows(N)) {
-        *sum = dot(coefficients, window, *sum);
+fn add_windows<const N: usize>(coefficients: &[u64; AT_ONCE / 2], words: &[u32], sums: &mut [u64]) {
+    for (sum, window) in sums.iter_mut().zip(words.windows(N)) {
+        *sum = dot::<N>(coefficients, window, *sum);
     }
 }
 
-/// `start + Σ_j c_j·x_j mod 2^64`. Of tokens of 32 bits, the products with both halves of the coefficients are summed
-/// apart, as processors multiply 32 bits by 32 at a time.
+/// The finished sums to `out`.
 #[inline(always)]
-fn dot<T: Token, const N: usize>(coefficients: &[u64; N], window: &[T], start: u64) -> u64 {
-    let terms = coefficients.iter().zip(window).map(|(c, x)| (c, x.to_u64()));
-    if T::WIDE {
-        return terms.fold(start, |sum, (c, x)| sum.wrapping_add(c.wrapping_mul(x)));
+fn write(isa: impl Isa, sums: &mut [u64], out: &mut [u64], stream: bool) {
+    for sum in &mut *sums {
+        *sum = finish(*sum);
     }
-    let halves = terms.map(|(c, x)| ((c & LOW) * (x & LOW), (c >> 32) * (x & LOW)));
-    let add = |sum: (u64, u64), term: (u64, u64)| (sum.0.wrapping_add(term.0), sum.1.wrapping_add(term.1));
-    let (low, high) = halves.fold((start, 0), add);
+    if !stream {
+        return out.copy_from_slice(sums);
+    }
+    let (head, middle, tail) = simd::lines(out);
+    let (of_head, rest) = sums.split_at(head.len());
+    let (of_middle, of_tail) = rest.as_chunks::<LINES>();
+    head.copy_from_slice(of_head);
+    for (lines, hashes) in middle.iter_mut().zip(of_middle) {
+        isa.stream(lines, hashes);
+    }
+    tail.copy_from_slice(of_tail);
+}
+
+/// `start + Σ_p c_p·w_p mod 2^64` over the words of N tokens, every second one of `window`. The products with both halves
+/// of the coefficients are summed apart, as processors multiply 32 bits by 32 at a time.
+#[inline(always)]
+fn dot<const N: usize>(coefficients: &[u64; AT_ONCE / 2], window: &[u32], start: u64) -> u64 {
+    let (mut low, mut high) = (start, 0_u64);
+    for (p, c) in coefficients[..N.div_ceil(2)].iter().enumerate() {
+        // The last word of an odd number of tokens has one.
+        let mask = if 2 * p + 1 == N { 0xffff } else { u32::MAX };
+        let word = u64::from(window[2 * p] & mask);
+        low = low.wrapping_add((c & LOW) * word);
+        high = high.wrapping_add((c >> 32) * word);
+    }
     low.wrapping_add(high << 32)
 }

@@ -12,8 +12,8 @@ use crate::{Error, Result};
 
 const MAGIC: [u8; 4] = *b"NGCS";
 
-/// Version of the format; a state of another one is refused.
-pub const VERSION: u8 = 1;
+/// Version of the format, and of the hash that says in which slots n-grams stand; a state of another one is refused.
+pub const VERSION: u8 = 2;
 
 /// Bytes before the numbers.
 pub const HEADER_BYTES: usize = 10;
