@@ -1,6 +1,6 @@
 """README's first table: what the reference records say of random strings of 26 letters.
 
-python docs/headline.py results/2026-11-25-symbolic --readme README.md
+python docs/headline.py results/2026-11-28-symbolic --readme README.md
 """
 
 from __future__ import annotations
