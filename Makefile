@@ -48,8 +48,11 @@ test: lint test-rust test-python  ## everything that must pass: checks, Rust tes
 test-rust: $(VENV)/.dev
 	@cargo test -q --workspace
 
+# In THREADS processes, each with one thread: torch's own would wait for each other. A process takes tests over from
+# another that still has many, so that few fixtures of a file are made twice.
 test-python: $(VENV)/.dev
-	@$(BIN)/python -m pytest --cov=ngram_copy --cov-report=term:skip-covered --cov-fail-under=90 -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal \
+		--cov=ngram_copy --cov-report=term:skip-covered --cov-fail-under=90 -q
 
 test-exhaustive: $(VENV)/.dev  ## the long tests that `make test` leaves out
 	@$(BIN)/python -m pytest -q -m exhaustive -o addopts=-ra

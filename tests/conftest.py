@@ -14,11 +14,7 @@ settings.register_profile(
 )
 settings.load_profile("ngram-copy")
 
-CASES = pytest.StashKey[dict]()
-
-
-def pytest_configure(config):
-    config.stash[CASES] = {}
+CASES = "cases"  # kept among what a report says of its test, which pytest-xdist brings from the worker that ran it
 
 
 @pytest.hookimpl(wrapper=True)
@@ -27,11 +23,12 @@ def pytest_pyfunc_call(pyfuncitem):
     handle = getattr(pyfuncitem.obj, "hypothesis", None)
     if handle is None:
         return (yield)
-    body, counts = handle.inner_test, pyfuncitem.config.stash[CASES]
+    body, count = handle.inner_test, 0
 
     @functools.wraps(body)
     def counted(*args, **kwargs):
-        counts[pyfuncitem.nodeid] = counts.get(pyfuncitem.nodeid, 0) + 1
+        nonlocal count
+        count += 1
         return body(*args, **kwargs)
 
     handle.inner_test = counted
@@ -39,11 +36,13 @@ def pytest_pyfunc_call(pyfuncitem):
         return (yield)
     finally:
         handle.inner_test = body
+        pyfuncitem.user_properties.append((CASES, count))
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    counts = config.stash[CASES]
+def pytest_terminal_summary(terminalreporter):
+    reports = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, "when", None) == "call"]
+    counts = {report.nodeid: count for report in reports for key, count in report.user_properties if key == CASES}
     if counts:
         terminalreporter.section("cases for each property")
-        for name, count in counts.items():
+        for name, count in sorted(counts.items()):  # in one order, whichever worker was first
             terminalreporter.write_line(f"{count:6d}  {name}")
