@@ -36,10 +36,19 @@ def finish(total):
 @given(texts(), st.integers(1, 12), st.integers(0, MASK))
 def test_hashes_are_their_definition(text, n, seed):
     state = mix(seed)
-    coefficients = [mix(state + j * 0x9E3779B97F4A7C15 & MASK) | 1 for j in range(1, n + 1)]
     offset = mix(state ^ mix(n))
-    windows = (text.tolist()[i : i + n] for i in range(len(text) - n + 1))
-    expected = [finish(offset + sum(c * x for c, x in zip(coefficients, w, strict=True)) & MASK) for w in windows]
+
+    def hashed(window):
+        total = offset
+        for p in range(0, n, 2):
+            pair = window[p : p + 2]
+            for kind in range(3):  # of the 16 bits of a token: the third ones are those of what is no token
+                coefficient = mix(state + (3 * (p // 2) + kind + 1) * 0x9E3779B97F4A7C15 & MASK) | 1
+                limbs = [(token >> 16 * kind) % 2**16 for token in pair]
+                total += coefficient * sum(limb << 16 * i for i, limb in enumerate(limbs))
+        return finish(total & MASK)
+
+    expected = [hashed(text.tolist()[i : i + n]) for i in range(len(text) - n + 1)]
     assert hash_ngrams(text, n, seed=seed).tolist() == expected
 
 
