@@ -139,13 +139,11 @@ def selective_scan_backward(
     out: _SelectiveGradients,
 ) -> None: ...
 def selective_state_update(
-    batch: int,
-    sizes: tuple[int, int, int],
-    arguments: _Selective,
-    state: _Floats,
+    arrays: tuple[_Floats | None, ...],
+    softplus: bool,
     threads: int,
     out: tuple[_Floats, _Floats],
-) -> None: ...
+) -> bool: ...
 def linear_scan(
     steps: _Steps,
     sizes: tuple[int, bool, bool],
@@ -213,13 +211,11 @@ def causal_conv1d_backward(
     out: tuple[_Floats, _Floats, _Floats | None, _Floats],
 ) -> None: ...
 def causal_conv1d_update(
-    batch: int,
-    sizes: tuple[int, int],
-    arguments: _Conv,
-    state: _Floats,
+    arrays: tuple[_Floats | None, ...],
+    silu: bool,
     threads: int,
     out: tuple[_Floats, _Floats],
-) -> None: ...
+) -> bool: ...
 
 _DeltaSizes = tuple[int, int, int, int]
 _DeltaInputs = tuple[_Floats, _Floats, _Floats, _Floats | None, _Floats, float]

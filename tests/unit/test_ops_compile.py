@@ -13,6 +13,7 @@ from ops_cases import CASES
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ngram_copy.models import ops
+from ngram_copy.models.mamba import Mamba
 from ngram_copy.models.ops import chunks, rust
 
 COMPILED = ["selective-full-groups", "gated_delta", "conv-full"]
@@ -126,6 +127,53 @@ def test_contiguous_tensors_are_not_copied():
     assert rust.as_array(tensor.mT).flags.c_contiguous
     assert rust.as_array(torch.zeros(2, dtype=torch.complex64).conj()).dtype == np.complex64
     assert rust.as_array(None) is None
+
+
+def test_steps_of_a_layer_do_not_reach_the_dispatcher(monkeypatch):
+    """Their inputs are slices of a projection, and their weights are parameters."""
+    mixer = Mamba(8, d_state=4, backend="rust")
+    x, state = torch.randn(3, 8), mixer.initial_state(3)
+    with torch.no_grad():
+        monkeypatch.setattr(rust, "direct", lambda *_: None)
+        expected, after = mixer.step(x, state, 0)
+        monkeypatch.undo()
+        monkeypatch.setattr(rust, "call", lambda *_: pytest.fail("an op was called"))
+        found, last = mixer.step(x, state, 0)
+    torch.testing.assert_close((found, last), (expected, after))
+    assert all(last[key].data_ptr() != state[key].data_ptr() for key in state)
+
+
+def test_steps_without_the_dispatcher_take_strides_and_refuse_shapes():
+    state, x, weight = torch.randn(2, 6, 3), torch.randn(2, 12)[:, ::2], torch.randn(4, 6).mT
+    found = rust.conv_step(state, x, weight, None, True)
+    torch.testing.assert_close(found, ops.causal_conv1d_update(state, x, weight, None, "silu", backend="torch"))
+    assert rust.conv_step(state, x.reshape(3, 4), weight, None, True) is None
+    assert rust.conv_step(state, x, weight.reshape(4, 6), None, True) is None
+    assert rust.conv_step(state.flatten(), x, weight, None, True) is None
+    assert rust.conv_step(state, x, weight, x[0, :3], True) is None
+    assert rust.conv_step(state, x, weight.double(), None, True) is None
+
+    state, A, B = torch.randn(2, 6, 4), -torch.rand(4, 6).mT, torch.randn(2, 8)[:, ::2]
+    given = [state, x, x, A, B, B, None, x, None]
+    found = rust.selective_step(*given, True)
+    torch.testing.assert_close(found, ops.selective_state_update(*given, True, backend="torch"))
+    five, groups = torch.randn(2, 5, 4), torch.randn(2, 2, 4)
+    for index, wrong in [
+        (0, state.reshape(2, 4, 6)),
+        (1, x.reshape(3, 4)),
+        (2, x.reshape(3, 4)),
+        (3, A.reshape(4, 6)),
+        (4, B.reshape(4, 2)),
+        (4, B.flatten()),
+        (4, five),
+        (4, five[:, :0]),
+        (5, groups),
+        (6, x[0, :5]),
+        (7, x.reshape(3, 4)),
+        (8, x[0, :5]),
+        (8, x[0].double()),
+    ]:
+        assert rust.selective_step(*given[:index], wrong, *given[index + 1 :], True) is None
 
 
 def compiled(case, backend, seq_len):

@@ -130,7 +130,9 @@ def causal_conv1d_update(
     sizes = {"batch": row.shape[0], "channels": channels}
     inputs = ConvInputs(row, taps, optional_floats("bias", bias, dtype, ("channels",), **sizes), _is_silu(activation))
     given = as_floats("state", state, dtype, ("batch", "channels", kernel - 1), **sizes)
-    return conv_step(inputs, given, threads=as_threads(threads))
+    y, new_state = np.empty_like(row), np.empty_like(given)
+    _rust.causal_conv1d_update((given, *inputs[:3]), inputs.silu, as_threads(threads), (y, new_state))
+    return y, new_state
 
 
 # --- What the torch ops call ----------------------------------------------------------------------------
@@ -165,11 +167,24 @@ def conv_forward(
     return y, last_state
 
 
-def conv_step(inputs: ConvInputs, state: Floats, *, threads: int) -> tuple[Floats, Floats]:
-    """Make one step of checked inputs, which have no axis of time; y and the new state."""
-    y, new_state = np.empty_like(inputs.x), np.empty_like(state)
-    _rust.causal_conv1d_update(len(state), inputs.sizes, inputs, state, threads, (y, new_state))
-    return y, new_state
+def conv_step(arrays: tuple[Floats, ...], silu: bool, threads: int) -> tuple[Floats, Floats] | None:
+    """Make one step of state, x, weight, bias: :func:`causal_conv1d_update`'s, of any strides.
+
+    Returns
+    -------
+    y, new_state : ndarray
+        New, C-contiguous; or None in their place where the shapes do not fit.
+
+    Raises
+    ------
+    TypeError
+        If they are not all float32, or all float64.
+    ValueError
+        If the filter has too many taps for the core.
+    """
+    state, x = arrays[:2]
+    y, new_state = np.empty(x.shape, x.dtype), np.empty(state.shape, state.dtype)
+    return (y, new_state) if _rust.causal_conv1d_update(arrays, silu, threads, (y, new_state)) else None
 
 
 def conv_backward(

@@ -159,7 +159,7 @@ def selective_state_update(
     _check_groups(inputs)
     given = as_floats("state", state, dtype, (*rows, "d_state"), **sizes)
     y, new_state = np.empty_like(channels), np.empty_like(given)
-    _rust.selective_state_update(sizes["batch"], inputs.sizes, inputs, given, as_threads(threads), (y, new_state))
+    _rust.selective_state_update((given, *inputs[:8]), inputs.delta_softplus, as_threads(threads), (y, new_state))
     return y, new_state
 
 
@@ -220,11 +220,22 @@ def selective_forward(
     return y, last_state, kept
 
 
-def selective_step(inputs: SelectiveInputs, state: Floats, *, threads: int) -> tuple[Floats, Floats]:
-    """Make one step of checked inputs, which have no axis of time; y and the new state."""
-    y, new_state = np.empty_like(inputs.u), np.empty_like(state)
-    _rust.selective_state_update(len(state), inputs.sizes, inputs, state, threads, (y, new_state))
-    return y, new_state
+def selective_step(arrays: tuple[Floats, ...], dt_softplus: bool, threads: int) -> tuple[Floats, Floats] | None:
+    """Make one step of state, x, dt, A, B, C, D, z, dt_bias: :func:`selective_state_update`'s, of any strides.
+
+    Returns
+    -------
+    y, new_state : ndarray
+        New, C-contiguous; or None in their place where the shapes do not fit.
+
+    Raises
+    ------
+    TypeError
+        If they are not all float32, or all float64.
+    """
+    state, x = arrays[:2]
+    y, new_state = np.empty(x.shape, x.dtype), np.empty(state.shape, state.dtype)
+    return (y, new_state) if _rust.selective_state_update(arrays, dt_softplus, threads, (y, new_state)) else None
 
 
 def selective_backward(

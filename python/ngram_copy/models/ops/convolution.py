@@ -65,7 +65,6 @@ def causal_conv1d(
     return _filter(x, weight, bias, activation, state, steps, check.dtype)
 
 
-@without_autocast
 def causal_conv1d_update(
     state: Tensor,
     x: Tensor,
@@ -97,9 +96,17 @@ def causal_conv1d_update(
         If an argument, its dtype, shape or device is not allowed, or the backend named cannot run it.
     """
     if backend in {"auto", "rust"} and activation in {None, "silu"}:
-        done = rust.conv_step(state, x, weight, bias, silu=activation == "silu")
+        done = rust.conv_step(state, x, weight, bias, activation == "silu")
         if done is not None:
             return done
+    return _update(state, x, weight, bias, activation, backend)
+
+
+@without_autocast
+def _update(
+    state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Any step, checked."""
     check = Checker()
     check.real("x", x, "batch channels")
     _check_filter(check, weight, bias, activation)

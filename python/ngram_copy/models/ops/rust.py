@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, from_numpy, get_num_threads
+from torch.compiler import is_compiling
 
 from ngram_copy import ssm
 from ngram_copy.models.ops.arguments import Checker, Steps, to_real
@@ -118,45 +119,27 @@ def has(function: str) -> bool:
     return PRIMITIVE_OF[function] in KERNELS
 
 
-def selective_step(state: Tensor, *tensors: Tensor | None, dt_softplus: bool) -> tuple[Tensor, Tensor] | None:
-    """One step of the selective scan on x, dt, A, B, C, D, z, dt_bias, as :func:`direct` does it."""
-
-    def step(given: Array, x: Array, dt: Array, A: Array, B: Array, C: Array, *rest: Any) -> tuple[Array, Array] | None:
-        rows, (D, z, dt_bias) = x.shape, rest
-        fits = (
-            given.shape == (*rows, A.shape[-1])
-            and A.shape == given.shape[1:]
-            and dt.shape == rows
-            and B.shape == C.shape == (rows[0], *B.shape[1:-1], A.shape[-1])
-            and (D is None or D.shape == rows[1:])
-            and (z is None or z.shape == rows)
-            and (dt_bias is None or dt_bias.shape == rows[1:])
-        )
-        if not fits:
-            return None
-        if B.ndim == 2:
-            B, C = B[:, None], C[:, None]
-        elif B.ndim != 3 or B.shape[1] == 0 or rows[1] % B.shape[1]:
-            return None
-        inputs = selective.SelectiveInputs(x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-        return selective.selective_step(inputs, given, threads=torch.get_num_threads())
-
-    return direct(step, state, *tensors)
+def selective_step(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """One step of the selective scan, as :func:`direct` does it."""
+    return direct(selective.selective_step, (state, x, dt, A, B, C, D, z, dt_bias), dt_softplus)
 
 
-def conv_step(state: Tensor, *tensors: Tensor | None, silu: bool) -> tuple[Tensor, Tensor] | None:
-    """One step of the convolution on x, weight, bias, as :func:`direct` does it."""
-
-    def step(given: Array, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array] | None:
-        rows, taps = x.shape, weight.shape
-        fits = (
-            given.shape == (*rows, taps[-1] - 1) and taps[:-1] == rows[1:] and (bias is None or bias.shape == rows[1:])
-        )
-        if not fits:
-            return None
-        return conv.conv_step(conv.ConvInputs(x, weight, bias, silu), given, threads=torch.get_num_threads())
-
-    return direct(step, state, *tensors)
+def conv_step(
+    state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor] | None:
+    """One step of the convolution, as :func:`direct` does it."""
+    return direct(conv.conv_step, (state, x, weight, bias), silu)
 
 
 def face(function: str, *tensors: Tensor | None, **options: Any) -> tuple[Tensor, Tensor] | None:
@@ -166,14 +149,14 @@ def face(function: str, *tensors: Tensor | None, **options: Any) -> tuple[Tensor
     """
     step = getattr(ssm, function)
 
-    def checked(*arrays: Array | None) -> Any:
+    def checked(arrays: tuple[Array | None, ...], threads: int) -> Any:
         doubles = {array.dtype.char in "dD" for array in arrays if array is not None}
-        return None if len(doubles) > 1 else step(*arrays, threads=torch.get_num_threads(), **options)
+        return None if len(doubles) > 1 else step(*arrays, threads=threads, **options)
 
-    return direct(checked, *tensors)
+    return direct(checked, tensors)
 
 
-def direct(step: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def direct(step: Callable[..., Any], tensors: tuple[Tensor | None, ...], *options: Any) -> tuple[Tensor, Tensor] | None:
     """Call a step of the core on NumPy views of tensors, without torch's dispatcher, which takes longer than the step.
 
     None where that does not do, and the way through the op is to be taken: where gradients are needed or code is
@@ -182,31 +165,23 @@ def direct(step: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, T
 
     Parameters
     ----------
-    step : function of arrays
+    step : function of a tuple of arrays, the options, and a number of threads
         Returns the output and the new state, two new arrays, or None.
-    *tensors : tensors, or None
+    tensors : tuple of tensors and None
+    *options
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return None
-    gradients = torch.is_grad_enabled()
-    arrays: list[Array | None] = []
     try:
-        for one in tensors:
-            if one is None:
-                arrays.append(None)
-            elif not one.requires_grad:
-                arrays.append(one.numpy())
-            elif gradients:
-                return None
-            else:
-                arrays.append(one.detach().numpy())
-        done = step(*arrays)
+        # numpy() is most of what is left to do, and refuses what needs gradients itself.
+        arrays = [None if one is None else one.numpy() for one in tensors]
+        done = step(tuple(arrays), *options, get_num_threads())
     except (AttributeError, TypeError, RuntimeError):
         return None
     if done is None:
         return None
     y, new_state = done
-    return torch.from_numpy(y), torch.from_numpy(new_state)
+    return from_numpy(y), from_numpy(new_state)
 
 
 def call(

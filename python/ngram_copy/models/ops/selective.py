@@ -128,7 +128,7 @@ def selective_state_update(
         As :func:`selective_scan`.
     """
     if backend in {"auto", "rust"}:
-        done = rust.selective_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus)
+        done = rust.selective_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
         if done is not None:
             return done
     return _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, backend)

@@ -1,8 +1,10 @@
 //! `NumPy` arrays of floats, and which steps of a batch there are: what the families share.
 
+use std::borrow::Cow;
+
 use ngram_copy_core::simd::Float;
 use ngram_copy_core::ssm::Sequences;
-use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
@@ -25,6 +27,7 @@ pub(crate) enum FloatsMut<'py> {
 /// The two types.
 pub(crate) trait Number: Float + numpy::Element {
     fn read<'a>(from: &'a Floats<'_>) -> Option<&'a [Self]>;
+    fn read_any<'a>(from: &'a Floats<'_>) -> Option<Cow<'a, [Self]>>;
     fn write<'a>(to: &'a mut FloatsMut<'_>) -> Option<&'a mut [Self]>;
 }
 
@@ -32,11 +35,24 @@ macro_rules! numbers {
     ($($type:ty: $variant:ident;)*) => {$(
         impl Number for $type {
             fn read<'a>(from: &'a Floats<'_>) -> Option<&'a [Self]> {
-                if let Floats::$variant(array) = from { array.as_slice().ok() } else { None }
+                // as_slice() alone takes Fortran's order, too.
+                match from {
+                    Floats::$variant(array) if array.is_c_contiguous() => array.as_slice().ok(),
+                    _ => None,
+                }
+            }
+
+            fn read_any<'a>(from: &'a Floats<'_>) -> Option<Cow<'a, [Self]>> {
+                let Floats::$variant(array) = from else { return None };
+                let copy = || Cow::Owned(array.as_array().iter().copied().collect());
+                Some(Self::read(from).map_or_else(copy, Cow::Borrowed))
             }
 
             fn write<'a>(to: &'a mut FloatsMut<'_>) -> Option<&'a mut [Self]> {
-                if let FloatsMut::$variant(array) = to { array.as_slice_mut().ok() } else { None }
+                match to {
+                    FloatsMut::$variant(array) if array.is_c_contiguous() => array.as_slice_mut().ok(),
+                    _ => None,
+                }
             }
         }
     )*};
@@ -56,6 +72,18 @@ impl Floats<'_> {
     pub(crate) fn slice<T: Number>(&self) -> PyResult<&[T]> {
         T::read(self).ok_or_else(mixed)
     }
+
+    /// The numbers in order; a copy where they do not lie so.
+    pub(crate) fn in_order<T: Number>(&self) -> PyResult<Cow<'_, [T]>> {
+        T::read_any(self).ok_or_else(mixed)
+    }
+
+    pub(crate) fn shape(&self) -> &[usize] {
+        match self {
+            Self::F32(array) => array.shape(),
+            Self::F64(array) => array.shape(),
+        }
+    }
 }
 
 impl FloatsMut<'_> {
@@ -68,6 +96,16 @@ impl FloatsMut<'_> {
 /// The numbers of an array that may not be there.
 pub(crate) fn optional<'a, T: Number>(array: Option<&'a Floats<'_>>) -> PyResult<Option<&'a [T]>> {
     array.map(Floats::slice).transpose()
+}
+
+/// [`Floats::in_order`] of an array that may not be there.
+pub(crate) fn optional_in_order<'a, T: Number>(array: Option<&'a Floats<'_>>) -> PyResult<Option<Cow<'a, [T]>>> {
+    array.map(Floats::in_order).transpose()
+}
+
+/// Whether an array that may not be there has a shape.
+pub(crate) fn has_shape(array: Option<&Floats<'_>>, shape: &[usize]) -> bool {
+    array.is_none_or(|array| array.shape() == shape)
 }
 
 /// [`optional`], to write to.

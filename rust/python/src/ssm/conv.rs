@@ -5,7 +5,10 @@ use ngram_copy_core::ssm::Execution;
 use ngram_copy_core::ssm::conv::{self, Gradients, Inputs, Shape, Upstream};
 use pyo3::prelude::*;
 
-use super::arrays::{Floats, FloatsMut, Lengths, Number, Steps, optional, optional_mut, sequences, with_number};
+use super::arrays::{
+    Floats, FloatsMut, Lengths, Number, Steps, has_shape, optional, optional_in_order, optional_mut, sequences,
+    with_number,
+};
 use crate::watch::watched;
 
 /// x, weight, bias, whether the sum goes through `SiLU`.
@@ -79,23 +82,38 @@ pub(crate) fn causal_conv1d_backward(
     })
 }
 
-/// One step: y and the new state are written to `out`.
+/// state, x, weight, bias.
+type StepArrays<'py> = (Floats<'py>, Floats<'py>, Floats<'py>, Option<Floats<'py>>);
+
+/// The batch and the sizes; none where shapes do not fit.
+fn step_sizes((state, x, weight, bias): &StepArrays<'_>) -> Option<(usize, Shape)> {
+    let &[batch, channels, held] = state.shape() else { return None };
+    let kernel = held + 1;
+    let fits =
+        x.shape() == [batch, channels] && weight.shape() == [channels, kernel] && has_shape(bias.as_ref(), &[channels]);
+    fits.then_some((batch, Shape { channels, kernel }))
+}
+
+/// One step on arrays of any strides: whether their shapes fit. If so, y and the new state are written to `out`.
 #[pyfunction]
 pub(crate) fn causal_conv1d_update(
     py: Python<'_>,
-    batch: usize,
-    sizes: Sizes,
-    arguments: Arguments<'_>,
-    state: Floats<'_>,
+    arrays: StepArrays<'_>,
+    silu: bool,
     threads: usize,
     mut out: (FloatsMut<'_>, FloatsMut<'_>),
-) -> PyResult<()> {
-    with_number!(&arguments.0, T => {
-        let inputs = inputs::<T>(&arguments)?;
-        let (state, y, new_state) = (state.slice()?, out.0.slice()?, out.1.slice()?);
+) -> PyResult<bool> {
+    let Some((batch, shape)) = step_sizes(&arrays) else { return Ok(false) };
+    with_number!(&arrays.0, T => {
+        let (state, x, weight, bias) = &arrays;
+        let (state, x, weight) = (state.in_order::<T>()?, x.in_order()?, weight.in_order()?);
+        let bias = optional_in_order(bias.as_ref())?;
+        let inputs = Inputs { x: &x, weight: &weight, bias: bias.as_deref(), silu };
+        let (y, new_state) = (out.0.slice()?, out.1.slice()?);
         watched(py, None, |poll| {
             let execution = Execution { threads, level: Level::best(), poll };
-            conv::step(batch, shape(sizes), inputs, state, y, new_state, execution)
+            conv::step(batch, shape, inputs, &state, y, new_state, execution)
         })
-    })
+    })?;
+    Ok(true)
 }
