@@ -27,8 +27,8 @@ def hash_ngrams(
     The words a_p have the low 16 bits of tokens 2p and 2p + 1 of the n-gram, the words b_p their high 16 bits; the
     coefficients are odd and drawn independently from the seed, the offset from seed and n; ``finish`` is a bijection
     that stirs the halves of the sum: ``low ^= high² >> 16``, then ``high·2^32 + low·0x9e3779b1``. A hash depends on the
-    values of the n tokens, n and the seed alone. N-grams of tokens below 2^16 that differ in one of them, or in two that
-    share a word, have different hashes.
+    values of the n tokens, n and the seed alone. N-grams of tokens below 2^16 that differ in one of them, or in two
+    that share a word, have different hashes.
 
     Parameters
     ----------

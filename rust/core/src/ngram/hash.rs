@@ -323,7 +323,36 @@ impl NgramHasher {
     /// The hashes of `out.len() + n - 1` valid tokens; for blocks that stay in the first-level cache. With `stream` they
     /// are written past the caches.
     pub(crate) fn hash_block<T: Token>(&self, tokens: &[T], out: &mut [u64], stream: bool) {
-        self.level.run(Block { hasher: self, tokens, out, stream });
+        let of_words = of_kind(&self.coefficients, 0);
+        let mut words = [0; ROOM];
+        for (out, first) in out.chunks_mut(BLOCK).zip((0..).step_by(BLOCK)) {
+            let symbols = &tokens[first..first + out.len() + self.n - 1];
+            if self.n > AT_ONCE || self.level.run(Kinds(symbols)) != [true, false, false] {
+                self.hash_in_passes(symbols, out, stream);
+                continue;
+            }
+            self.level.run(Fill { symbols, kind: 0, words: &mut words });
+            let words = &words[..symbols.len()];
+            self.level.run(Hash { n: self.n, coefficients: &of_words, offset: self.offset, words, out, stream });
+        }
+    }
+
+    /// [`Self::hash_block`] in passes: one for each kind of words and [`AT_ONCE`] tokens of the window.
+    fn hash_in_passes<T: Token>(&self, symbols: &[T], out: &mut [u64], stream: bool) {
+        let mut words = [0; ROOM];
+        let mut sums = [self.offset; BLOCK];
+        let sums = &mut sums[..out.len()];
+        for (first, coefficients) in (0..).step_by(AT_ONCE).zip(self.coefficients.chunks(AT_ONCE / 2)) {
+            let n = AT_ONCE.min(self.n - first);
+            let symbols = &symbols[first..first + sums.len() + n - 1];
+            let kinds = self.level.run(Kinds(symbols));
+            for kind in (0..LIMBS).filter(|&kind| kinds[kind]) {
+                self.level.run(Fill { symbols, kind, words: &mut words });
+                let words = &words[..symbols.len()];
+                self.level.run(Add { n, coefficients: &of_kind(coefficients, kind), words, sums });
+            }
+        }
+        self.level.run(Finish { sums, out, stream });
     }
 }
 
@@ -333,24 +362,49 @@ const fn limb(symbol: u64, kind: usize) -> u64 {
     (symbol >> (LIMB * kind as u32)) & 0xffff
 }
 
-/// Which kinds of limbs are not all zero.
-#[inline(always)]
-fn kinds<T: Token>(symbols: &[T]) -> [bool; LIMBS] {
-    if size_of::<T>() * 8 <= LIMB as usize {
-        return [true, false, false];
-    }
-    let all = symbols.iter().fold(0, |all, symbol| all | symbol.to_u64());
-    std::array::from_fn(|kind| kind == 0 || limb(all, kind) != 0)
+/// The coefficients of words of a kind, zeros behind them.
+fn of_kind(coefficients: &[[u64; LIMBS]], kind: usize) -> Coefficients {
+    std::array::from_fn(|p| coefficients.get(p).map_or(0, |of_word| of_word[kind]))
 }
 
-/// Words of a kind of up to [`ROOM`] symbols: word i has the limbs of symbols i and i + 1, the last word one.
-#[inline(always)]
-fn fill_words<T: Token>(symbols: &[T], kind: usize, words: &mut [u32; ROOM]) {
-    for (word, symbol) in words.iter_mut().zip(symbols) {
-        *word = limb(symbol.to_u64(), kind) as u32;
+/// Those of the words of [`AT_ONCE`] tokens.
+type Coefficients = [u64; AT_ONCE / 2];
+
+/// Which kinds of limbs are not all zero; the lowest always counts as one.
+struct Kinds<'a, T>(&'a [T]);
+
+impl<T: Token> Kernel for Kinds<'_, T> {
+    type Output = [bool; LIMBS];
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) -> [bool; LIMBS] {
+        if size_of::<T>() * 8 <= LIMB as usize {
+            return [true, false, false];
+        }
+        let all = self.0.iter().fold(0, |all, symbol| all | symbol.to_u64());
+        std::array::from_fn(|kind| kind == 0 || limb(all, kind) != 0)
     }
-    for i in 1..symbols.len().min(ROOM) {
-        words[i - 1] |= words[i] << LIMB;
+}
+
+/// Words of a kind: word i has the limbs of symbols i and i + 1, the last word one.
+struct Fill<'a, T> {
+    symbols: &'a [T],
+    kind: usize,
+    words: &'a mut [u32; ROOM],
+}
+
+impl<T: Token> Kernel for Fill<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) {
+        let Self { symbols, kind, words } = self;
+        for (word, symbol) in words.iter_mut().zip(symbols) {
+            *word = limb(symbol.to_u64(), kind) as u32;
+        }
+        for i in 1..symbols.len().min(ROOM) {
+            words[i - 1] |= words[i] << LIMB;
+        }
     }
 }
 
@@ -370,69 +424,32 @@ macro_rules! by_length {
     };
 }
 
-/// See [`NgramHasher::hash_block`].
-struct Block<'a, T> {
-    hasher: &'a NgramHasher,
-    tokens: &'a [T],
+/// Hashes of windows whose tokens have words of one kind.
+struct Hash<'a> {
+    n: usize,
+    coefficients: &'a Coefficients,
+    offset: u64,
+    words: &'a [u32],
     out: &'a mut [u64],
     stream: bool,
 }
 
-impl<T: Token> Kernel for Block<'_, T> {
+impl Kernel for Hash<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { hasher, mut tokens, out, stream } = self;
-        let NgramHasher { n, offset, .. } = *hasher;
-        let of_low_words = of_kind(&hasher.coefficients, 0);
-        let mut words = [0; ROOM];
-        for out in out.chunks_mut(BLOCK) {
-            let symbols = &tokens[..out.len() + n - 1];
-            tokens = &tokens[out.len()..];
-            if n > AT_ONCE || kinds(symbols) != [true, false, false] {
-                hasher.add_passes(isa, symbols, out, stream);
-                continue;
-            }
-            fill_words(symbols, 0, &mut words);
-            let words = &words[..symbols.len()];
-            if stream {
-                by_length!(n, stream_windows(isa, &of_low_words, offset, words, out));
-            } else {
-                by_length!(n, hash_windows(&of_low_words, offset, words, out));
-            }
+        let Self { n, coefficients, offset, words, out, stream } = self;
+        if stream {
+            by_length!(n, stream_windows(isa, coefficients, offset, words, out));
+        } else {
+            by_length!(n, hash_windows(coefficients, offset, words, out));
         }
     }
 }
 
-impl NgramHasher {
-    /// The hashes of a block in passes: one for each kind of words and [`AT_ONCE`] tokens of the window.
-    #[inline(always)]
-    fn add_passes<T: Token>(&self, isa: impl Isa, symbols: &[T], out: &mut [u64], stream: bool) {
-        let mut words = [0; ROOM];
-        let mut sums = [self.offset; BLOCK];
-        let sums = &mut sums[..out.len()];
-        for (first, coefficients) in (0..).step_by(AT_ONCE).zip(self.coefficients.chunks(AT_ONCE / 2)) {
-            let taken = AT_ONCE.min(self.n - first);
-            let symbols = &symbols[first..first + sums.len() + taken - 1];
-            for (kind, _) in kinds(symbols).iter().enumerate().filter(|(_, some)| **some) {
-                fill_words(symbols, kind, &mut words);
-                let of_words = of_kind(coefficients, kind);
-                by_length!(taken, add_windows(&of_words, &words[..symbols.len()], sums));
-            }
-        }
-        write(isa, sums, out, stream);
-    }
-}
-
-/// The coefficients of words of a kind, zeros behind them.
 #[inline(always)]
-fn of_kind(coefficients: &[[u64; LIMBS]], kind: usize) -> [u64; AT_ONCE / 2] {
-    std::array::from_fn(|p| coefficients.get(p).map_or(0, |of_word| of_word[kind]))
-}
-
-#[inline(always)]
-fn hash_windows<const N: usize>(coefficients: &[u64; AT_ONCE / 2], offset: u64, words: &[u32], out: &mut [u64]) {
+fn hash_windows<const N: usize>(coefficients: &Coefficients, offset: u64, words: &[u32], out: &mut [u64]) {
     for (hash, window) in out.iter_mut().zip(words.windows(N)) {
         *hash = finish(dot::<N>(coefficients, window, offset));
     }
@@ -443,7 +460,7 @@ fn hash_windows<const N: usize>(coefficients: &[u64; AT_ONCE / 2], offset: u64, 
 #[inline(always)]
 fn stream_windows<const N: usize>(
     isa: impl Isa,
-    coefficients: &[u64; AT_ONCE / 2],
+    coefficients: &Coefficients,
     offset: u64,
     words: &[u32],
     out: &mut [u64],
@@ -460,36 +477,64 @@ fn stream_windows<const N: usize>(
     hash_windows::<N>(coefficients, offset, words, tail);
 }
 
+/// Adds what words make of windows to their sums.
+struct Add<'a> {
+    n: usize,
+    coefficients: &'a Coefficients,
+    words: &'a [u32],
+    sums: &'a mut [u64],
+}
+
+impl Kernel for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) {
+        by_length!(self.n, add_windows(self.coefficients, self.words, self.sums));
+    }
+}
+
 #[inline(always)]
-fn add_windows<const N: usize>(coefficients: &[u64; AT_ONCE / 2], words: &[u32], sums: &mut [u64]) {
+fn add_windows<const N: usize>(coefficients: &Coefficients, words: &[u32], sums: &mut [u64]) {
     for (sum, window) in sums.iter_mut().zip(words.windows(N)) {
         *sum = dot::<N>(coefficients, window, *sum);
     }
 }
 
-/// The finished sums to `out`.
-#[inline(always)]
-fn write(isa: impl Isa, sums: &mut [u64], out: &mut [u64], stream: bool) {
-    for sum in &mut *sums {
-        *sum = finish(*sum);
+/// Writes hashes from sums.
+struct Finish<'a> {
+    sums: &'a mut [u64],
+    out: &'a mut [u64],
+    stream: bool,
+}
+
+impl Kernel for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { sums, out, stream } = self;
+        for sum in &mut *sums {
+            *sum = finish(*sum);
+        }
+        if !stream {
+            return out.copy_from_slice(sums);
+        }
+        let (head, middle, tail) = simd::lines(out);
+        let (of_head, rest) = sums.split_at(head.len());
+        let (of_middle, of_tail) = rest.as_chunks::<LINES>();
+        head.copy_from_slice(of_head);
+        for (lines, hashes) in middle.iter_mut().zip(of_middle) {
+            isa.stream(lines, hashes);
+        }
+        tail.copy_from_slice(of_tail);
     }
-    if !stream {
-        return out.copy_from_slice(sums);
-    }
-    let (head, middle, tail) = simd::lines(out);
-    let (of_head, rest) = sums.split_at(head.len());
-    let (of_middle, of_tail) = rest.as_chunks::<LINES>();
-    head.copy_from_slice(of_head);
-    for (lines, hashes) in middle.iter_mut().zip(of_middle) {
-        isa.stream(lines, hashes);
-    }
-    tail.copy_from_slice(of_tail);
 }
 
 /// `start + Σ_p c_p·w_p mod 2^64` over the words of N tokens, every second one of `window`. The products with both halves
 /// of the coefficients are summed apart, as processors multiply 32 bits by 32 at a time.
 #[inline(always)]
-fn dot<const N: usize>(coefficients: &[u64; AT_ONCE / 2], window: &[u32], start: u64) -> u64 {
+fn dot<const N: usize>(coefficients: &Coefficients, window: &[u32], start: u64) -> u64 {
     let (mut low, mut high) = (start, 0_u64);
     for (p, c) in coefficients[..N.div_ceil(2)].iter().enumerate() {
         // The last word of an odd number of tokens has one.
