@@ -333,7 +333,7 @@ impl NgramHasher {
             }
             self.level.run(Fill { symbols, kind: 0, words: &mut words });
             let words = &words[..symbols.len()];
-            self.level.run(Hash { n: self.n, coefficients: &of_words, offset: self.offset, words, out, stream });
+            self.level.run(Hash { n: self.n, coefficients: of_words, offset: self.offset, words, out, stream });
         }
     }
 
@@ -349,7 +349,7 @@ impl NgramHasher {
             for kind in (0..LIMBS).filter(|&kind| kinds[kind]) {
                 self.level.run(Fill { symbols, kind, words: &mut words });
                 let words = &words[..symbols.len()];
-                self.level.run(Add { n, coefficients: &of_kind(coefficients, kind), words, sums });
+                self.level.run(Add { n, coefficients: of_kind(coefficients, kind), words, sums });
             }
         }
         self.level.run(Finish { sums, out, stream });
@@ -427,7 +427,7 @@ macro_rules! by_length {
 /// Hashes of windows whose tokens have words of one kind.
 struct Hash<'a> {
     n: usize,
-    coefficients: &'a Coefficients,
+    coefficients: Coefficients,
     offset: u64,
     words: &'a [u32],
     out: &'a mut [u64],
@@ -441,9 +441,9 @@ impl Kernel for Hash<'_> {
     fn run<I: Isa>(self, isa: I) {
         let Self { n, coefficients, offset, words, out, stream } = self;
         if stream {
-            by_length!(n, stream_windows(isa, coefficients, offset, words, out));
+            by_length!(n, stream_windows(isa, &coefficients, offset, words, out));
         } else {
-            by_length!(n, hash_windows(coefficients, offset, words, out));
+            by_length!(n, hash_windows(&coefficients, offset, words, out));
         }
     }
 }
@@ -480,7 +480,7 @@ fn stream_windows<const N: usize>(
 /// Adds what words make of windows to their sums.
 struct Add<'a> {
     n: usize,
-    coefficients: &'a Coefficients,
+    coefficients: Coefficients,
     words: &'a [u32],
     sums: &'a mut [u64],
 }
@@ -490,7 +490,8 @@ impl Kernel for Add<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, _: I) {
-        by_length!(self.n, add_windows(self.coefficients, self.words, self.sums));
+        let Self { n, coefficients, words, sums } = self;
+        by_length!(n, add_windows(&coefficients, words, sums));
     }
 }
 
