@@ -197,12 +197,18 @@ impl NgramHasher {
     /// The hash of one window of n values (those after the n-th are not looked at).
     #[inline]
     pub fn hash_one(&self, window: impl IntoIterator<Item = u64>) -> u64 {
-        let places = self.coefficients.iter().flat_map(|of_word| [(of_word, 0), (of_word, LIMB)]);
-        let sum = places.zip(window).take(self.n).fold(self.offset, |sum, ((of_word, shift), symbol)| {
-            let term = |kind: usize| of_word[kind].wrapping_mul(limb(symbol, kind) << shift);
-            let sum = sum.wrapping_add(term(0));
-            if symbol >> LIMB == 0 { sum } else { sum.wrapping_add(term(1)).wrapping_add(term(2)) }
-        });
+        let mut window = window.into_iter().take(self.n);
+        let mut sum = self.offset;
+        for of_word in &self.coefficients {
+            for shift in [0, LIMB] {
+                let Some(symbol) = window.next() else { break };
+                let term = |kind: usize| of_word[kind].wrapping_mul(limb(symbol, kind) << shift);
+                sum = sum.wrapping_add(term(0));
+                if symbol >> LIMB != 0 {
+                    sum = sum.wrapping_add(term(1)).wrapping_add(term(2));
+                }
+            }
+        }
         finish(sum)
     }
 
