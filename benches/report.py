@@ -115,8 +115,9 @@ def markdown(run: dict[str, Any]) -> str:
     """Make a table of all groups, with the machine and the command that made it."""
     python = run["machine_info"]["python_version"]
     lines = [
-        f"`{COMMAND}`, {run['datetime'][:10]}, {cpu(run)}, Python {python}; one thread, medians, "
-        "spread: half the distance of the quartiles.",
+        f"`{COMMAND}`, {run['datetime'][:10]}, {cpu(run)}, Python {python}; one thread, medians.",
+        "*Spread*: half the distance of the quartiles. *Ours is faster by*: our speed (in bold) over the peer's, in the",
+        "same run. *Of memory speed*: bytes read and written a second, as a share of a copy's of as many bytes.",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|---" + "|--:" * (len(HEADER) - 1) + "|",
