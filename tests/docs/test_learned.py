@@ -1,5 +1,7 @@
 """docs/learned.md says what the records of the suite copy say."""
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -50,3 +52,12 @@ def test_what_is_missing_is_said(tmp_path, capsys):
     (tmp_path / "records.jsonl").write_text("\n".join(only) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no records of kind training"):
         learned.solving(read(tmp_path))
+
+
+def test_the_counts_of_later_trials_are_their_record():
+    trials = json.loads((ROOT / "results/2026-11-28-reach-trials.json").read_text(encoding="utf-8"))["trials"]
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    said = page[page.index("Tried after it") : page.index("None is told apart")]
+    counts = [trial["whole_strings"]["1000"] for trial in trials]
+    assert {total for _, total in counts} == {300}
+    assert sorted(int(count) for count in re.findall(r"\b2\d\d\b", said)) == sorted(n for n, _ in counts if n)
