@@ -176,7 +176,7 @@ impl BoundedTable {
                 poll(start as u64)?;
             }
             let hashes = &mut hashes[..BLOCK.min(count - start)];
-            self.hasher.hash_block(&tokens[start..start + hashes.len() + n - 1], hashes, false);
+            self.hasher.hash_valid(&tokens[start..], hashes);
             for hash in &*hashes {
                 simd::prefetch(&self.values, self.slot(*hash));
                 simd::prefetch(&self.keys, self.slot(*hash));

@@ -13,7 +13,7 @@
 //!
 //! Windows that differ in one word never collide. Words that are all multiples of 2^k leave 64 - k bits of the sum.
 
-use crate::simd::{self, Isa, Kernel, LINES, Level};
+use crate::simd::{self, Baseline, Isa, Kernel, LINES, Lanes, Level, PortableU64};
 use crate::{Error, Poll, Result, parallel};
 
 /// The largest n.
@@ -25,12 +25,12 @@ pub const BOUNDARY: u64 = 1 << 32;
 /// Tokens of a window that are taken at once; longer windows are hashed in several passes.
 const AT_ONCE: usize = 8;
 
-/// Hashes made at a time: 8 KiB, so that they and their words stay in the first-level cache. Of fewer, those written past
-/// the caches would still be on their way when the next words are stored and read behind them.
+/// Hashes made at a time: 8 KiB, so that they and their limbs stay in the first-level cache. Of fewer, those written past
+/// the caches would still be on their way when the next limbs are stored and read behind them.
 const BLOCK: usize = 1024;
 
-/// Words of a block, of each kind.
-const ROOM: usize = BLOCK + AT_ONCE;
+/// Limbs of a block, and as many as may be read behind them.
+const ROOM: usize = BLOCK + 3 * AT_ONCE;
 
 /// The kinds of limbs, and of words.
 const LIMBS: usize = 3;
@@ -47,6 +47,11 @@ pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
     fn to_u64(self) -> u64;
     /// Whether the value is a token.
     fn is_valid(self) -> bool;
+    /// A limb of the symbol: 0 the lowest.
+    fn limb(self, kind: usize) -> u16;
+
+    /// The array itself, where its symbols are their lowest limbs.
+    fn as_limbs(symbols: &[Self]) -> Option<&[u16]>;
 
     /// Refuses arrays with a value that is not a token; the error names the first one and its index.
     fn validate(tokens: &[Self]) -> Result<()> {
@@ -55,7 +60,7 @@ pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
 }
 
 macro_rules! tokens {
-    ($($type:ty: $valid:expr;)*) => {$(
+    ($($type:ty, as $bits:ty: $valid:expr, $as_limbs:expr;)*) => {$(
         impl Token for $type {
             #[inline(always)]
             fn to_u64(self) -> u64 {
@@ -67,17 +72,29 @@ macro_rules! tokens {
                 let valid: fn($type) -> bool = $valid;
                 valid(self)
             }
+
+            // Of few bits, so that many fit into a register.
+            #[inline(always)]
+            fn limb(self, kind: usize) -> u16 {
+                (self as $bits).checked_shr(LIMB * kind as u32).map_or(0, |limbs| limbs as u16)
+            }
+
+            #[inline(always)]
+            fn as_limbs(symbols: &[Self]) -> Option<&[u16]> {
+                let as_limbs: fn(&[Self]) -> Option<&[u16]> = $as_limbs;
+                as_limbs(symbols)
+            }
         }
     )*};
 }
 
 tokens! {
-    u8: |_| true;
-    u16: |_| true;
-    u32: |_| true;
-    i32: |value| value >= 0;
-    i64: |value| value as u64 >> 32 == 0;
-    u64: |value| value <= BOUNDARY;
+    u8, as u16: |_| true, |_| None;
+    u16, as u16: |_| true, |symbols| Some(symbols);
+    u32, as u32: |_| true, |_| None;
+    i32, as u32: |value| value >= 0, |_| None;
+    i64, as u64: |value| value as u64 >> 32 == 0, |_| None;
+    u64, as u64: |value| value <= BOUNDARY, |_| None;
 }
 
 /// Where a part of an array starts, so that errors can tell an index: a flat one, or where `seq_len` is below
@@ -119,9 +136,6 @@ fn validate_from<T: Token>(tokens: &[T], place: Place) -> Result<()> {
     Ok(())
 }
 
-/// The low half of 64 bits.
-const LOW: u64 = 0xffff_ffff;
-
 /// Two rounds of xor-shift and multiplication, then a last xor-shift: the finaliser of `SplitMix64` (Stafford's mix 13), a
 /// bijection in which every input bit changes every output bit with probability near one half.
 #[inline(always)]
@@ -139,10 +153,16 @@ pub const fn mix(mut h: u64) -> u64 {
 /// Rounds of shifts and multiplications wear that off slowly; the middle of a square has nothing left of it.
 #[inline(always)]
 #[must_use]
-pub const fn finish(sum: u64) -> u64 {
-    let high = sum >> 32;
-    let low = (sum ^ ((high * high) >> 16)) & LOW;
-    (sum & !LOW).wrapping_add(low * 0x9e37_79b1)
+pub fn finish(sum: u64) -> u64 {
+    finish_each(Baseline::default(), PortableU64(sum)).0
+}
+
+/// [`finish`] of each sum.
+#[inline(always)]
+fn finish_each<L: Lanes>(isa: L::Isa, sum: L) -> L {
+    let high = sum.shift_right::<32>();
+    let low = sum.xor(high.times_low(high).shift_right::<16>());
+    sum.and(L::splat(isa, !0 << 32)).plus(low.times_low(L::splat(isa, 0x9e37_79b1)))
 }
 
 /// Hashes n-grams; made once for n and a seed.
@@ -202,7 +222,7 @@ impl NgramHasher {
         for of_word in &self.coefficients {
             for shift in [0, LIMB] {
                 let Some(symbol) = window.next() else { break };
-                let term = |kind: usize| of_word[kind].wrapping_mul(limb(symbol, kind) << shift);
+                let term = |kind: usize| of_word[kind].wrapping_mul(u64::from(symbol.limb(kind)) << shift);
                 sum = sum.wrapping_add(term(0));
                 if symbol >> LIMB != 0 {
                     sum = sum.wrapping_add(term(1)).wrapping_add(term(2));
@@ -317,35 +337,39 @@ impl NgramHasher {
     /// The hashes of a part, block by block.
     fn hash_blocks<T: Token>(&self, tokens: &[T], out: &mut [u64], stream: bool, place: Place) -> Result<()> {
         let rest = out.len();
+        let mut limbs = [0; ROOM];
         for (block, out) in out.chunks_mut(BLOCK).enumerate() {
             let start = block * BLOCK;
-            let windows = &tokens[start..start + out.len() + self.n() - 1];
-            validate_from(&windows[..out.len()], place.after(start))?;
-            self.hash_block(windows, out, stream);
+            validate_from(&tokens[start..start + out.len()], place.after(start))?;
+            self.hash_block(&tokens[start..], out, stream, &mut limbs);
         }
         validate_from(&tokens[rest..], place.after(rest))
     }
 
-    /// The hashes of `out.len() + n - 1` valid tokens; for blocks that stay in the first-level cache. With `stream` they
-    /// are written past the caches.
-    pub(crate) fn hash_block<T: Token>(&self, tokens: &[T], out: &mut [u64], stream: bool) {
-        let of_words = of_kind(&self.coefficients, 0);
-        let mut words = [0; ROOM];
-        for (out, first) in out.chunks_mut(BLOCK).zip((0..).step_by(BLOCK)) {
-            let symbols = &tokens[first..first + out.len() + self.n - 1];
-            if self.n > AT_ONCE || self.level.run(Kinds(symbols)) != [true, false, false] {
-                self.hash_in_passes(symbols, out, stream);
-                continue;
-            }
-            self.level.run(Fill { symbols, kind: 0, words: &mut words });
-            let words = &words[..symbols.len()];
-            self.level.run(Hash { n: self.n, coefficients: of_words, offset: self.offset, words, out, stream });
+    /// The hashes of the first windows of valid tokens, as many as `out` takes.
+    pub(crate) fn hash_valid<T: Token>(&self, tokens: &[T], out: &mut [u64]) {
+        let mut limbs = [0; ROOM];
+        for (out, start) in out.chunks_mut(BLOCK).zip((0..).step_by(BLOCK)) {
+            self.hash_block(&tokens[start..], out, false, &mut limbs);
         }
     }
 
+    /// [`Self::hash_valid`] of a block. With `stream` the hashes are written past the caches.
+    fn hash_block<T: Token>(&self, symbols: &[T], out: &mut [u64], stream: bool, limbs: &mut [u16; ROOM]) {
+        let hashed = &symbols[..out.len() + self.n - 1];
+        if self.n > AT_ONCE || self.level.run(Kinds(hashed)) != [true, false, false] {
+            return self.hash_in_passes(hashed, out, stream, limbs);
+        }
+        let limbs = T::as_limbs(symbols).unwrap_or_else(|| {
+            self.level.run(Fill { symbols: hashed, kind: 0, limbs });
+            limbs
+        });
+        let coefficients = of_kind(&self.coefficients, 0);
+        self.level.run(Hash { n: self.n, coefficients, offset: self.offset, limbs, out, stream });
+    }
+
     /// [`Self::hash_block`] in passes: one for each kind of words and [`AT_ONCE`] tokens of the window.
-    fn hash_in_passes<T: Token>(&self, symbols: &[T], out: &mut [u64], stream: bool) {
-        let mut words = [0; ROOM];
+    fn hash_in_passes<T: Token>(&self, symbols: &[T], out: &mut [u64], stream: bool, limbs: &mut [u16; ROOM]) {
         let mut sums = [self.offset; BLOCK];
         let sums = &mut sums[..out.len()];
         for (first, coefficients) in (0..).step_by(AT_ONCE).zip(self.coefficients.chunks(AT_ONCE / 2)) {
@@ -353,19 +377,12 @@ impl NgramHasher {
             let symbols = &symbols[first..first + sums.len() + n - 1];
             let kinds = self.level.run(Kinds(symbols));
             for kind in (0..LIMBS).filter(|&kind| kinds[kind]) {
-                self.level.run(Fill { symbols, kind, words: &mut words });
-                let words = &words[..symbols.len()];
-                self.level.run(Add { n, coefficients: of_kind(coefficients, kind), words, sums });
+                self.level.run(Fill { symbols, kind, limbs });
+                self.level.run(Add { n, coefficients: of_kind(coefficients, kind), limbs, sums });
             }
         }
         self.level.run(Finish { sums, out, stream });
     }
-}
-
-/// A limb of a symbol: 0 the lowest.
-#[inline(always)]
-const fn limb(symbol: u64, kind: usize) -> u64 {
-    (symbol >> (LIMB * kind as u32)) & 0xffff
 }
 
 /// The coefficients of words of a kind, zeros behind them.
@@ -388,15 +405,15 @@ impl<T: Token> Kernel for Kinds<'_, T> {
             return [true, false, false];
         }
         let all = self.0.iter().fold(0, |all, symbol| all | symbol.to_u64());
-        std::array::from_fn(|kind| kind == 0 || limb(all, kind) != 0)
+        std::array::from_fn(|kind| kind == 0 || all.limb(kind) != 0)
     }
 }
 
-/// Words of a kind: word i has the limbs of symbols i and i + 1, the last word one.
+/// The limbs of a kind.
 struct Fill<'a, T> {
     symbols: &'a [T],
     kind: usize,
-    words: &'a mut [u32; ROOM],
+    limbs: &'a mut [u16; ROOM],
 }
 
 impl<T: Token> Kernel for Fill<'_, T> {
@@ -404,13 +421,19 @@ impl<T: Token> Kernel for Fill<'_, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, _: I) {
-        let Self { symbols, kind, words } = self;
-        for (word, symbol) in words.iter_mut().zip(symbols) {
-            *word = limb(symbol.to_u64(), kind) as u32;
+        let Self { symbols, kind, limbs } = self;
+        match kind {
+            0 => fill_limbs::<T, 0>(symbols, limbs),
+            1 => fill_limbs::<T, 1>(symbols, limbs),
+            _ => fill_limbs::<T, 2>(symbols, limbs),
         }
-        for i in 1..symbols.len().min(ROOM) {
-            words[i - 1] |= words[i] << LIMB;
-        }
+    }
+}
+
+#[inline(always)]
+fn fill_limbs<T: Token, const KIND: usize>(symbols: &[T], limbs: &mut [u16; ROOM]) {
+    for (limb, symbol) in limbs.iter_mut().zip(symbols) {
+        *limb = symbol.limb(KIND);
     }
 }
 
@@ -418,24 +441,24 @@ impl<T: Token> Kernel for Fill<'_, T> {
 macro_rules! by_length {
     ($n:expr, $function:ident($($argument:expr),*)) => {
         match $n {
-            1 => $function::<1>($($argument),*),
-            2 => $function::<2>($($argument),*),
-            3 => $function::<3>($($argument),*),
-            4 => $function::<4>($($argument),*),
-            5 => $function::<5>($($argument),*),
-            6 => $function::<6>($($argument),*),
-            7 => $function::<7>($($argument),*),
-            _ => $function::<AT_ONCE>($($argument),*),
+            1 => $function::<1, _>($($argument),*),
+            2 => $function::<2, _>($($argument),*),
+            3 => $function::<3, _>($($argument),*),
+            4 => $function::<4, _>($($argument),*),
+            5 => $function::<5, _>($($argument),*),
+            6 => $function::<6, _>($($argument),*),
+            7 => $function::<7, _>($($argument),*),
+            _ => $function::<AT_ONCE, _>($($argument),*),
         }
     };
 }
 
-/// Hashes of windows whose tokens have words of one kind.
+/// Hashes of windows whose tokens have limbs of one kind, as many as `out` takes.
 struct Hash<'a> {
     n: usize,
     coefficients: Coefficients,
     offset: u64,
-    words: &'a [u32],
+    limbs: &'a [u16],
     out: &'a mut [u64],
     stream: bool,
 }
@@ -445,49 +468,75 @@ impl Kernel for Hash<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { n, coefficients, offset, words, out, stream } = self;
+        let Self { n, coefficients, offset, limbs, out, stream } = self;
+        let (coefficients, offset) = (splat(isa, &coefficients), I::U64::splat(isa, offset));
         if stream {
-            by_length!(n, stream_windows(isa, &coefficients, offset, words, out));
+            by_length!(n, stream_windows(isa, &coefficients, offset, limbs, out));
         } else {
-            by_length!(n, hash_windows(&coefficients, offset, words, out));
+            by_length!(n, hash_windows(isa, &coefficients, offset, limbs, out));
         }
     }
 }
 
+/// [`Coefficients`] in registers.
+type Splat<I> = [<I as Isa>::U64; AT_ONCE / 2];
+
 #[inline(always)]
-fn hash_windows<const N: usize>(coefficients: &Coefficients, offset: u64, words: &[u32], out: &mut [u64]) {
-    for (hash, window) in out.iter_mut().zip(words.windows(N)) {
-        *hash = finish(dot::<N>(coefficients, window, offset));
+fn splat<I: Isa>(isa: I, coefficients: &Coefficients) -> Splat<I> {
+    coefficients.map(|c| I::U64::splat(isa, c))
+}
+
+#[inline(always)]
+fn hash_windows<const N: usize, I: Isa>(
+    isa: I,
+    coefficients: &Splat<I>,
+    offset: I::U64,
+    limbs: &[u16],
+    out: &mut [u64],
+) {
+    let (lines, tail) = out.as_chunks_mut::<LINES>();
+    let mut limbs = limbs;
+    for hashes in lines {
+        hash_few::<N, I>(isa, coefficients, offset, limbs, hashes);
+        limbs = &limbs[LINES..];
+    }
+    hash_few::<N, I>(isa, coefficients, offset, limbs, tail);
+}
+
+#[inline(always)]
+fn hash_few<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, offset: I::U64, limbs: &[u16], out: &mut [u64]) {
+    for (out, first) in out.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
+        finish_each(isa, dot::<N, I>(isa, coefficients, &limbs[first..], offset)).store(out);
     }
 }
 
 /// [`hash_windows`] that writes past the caches; few lines at a time, so that the processor writes some while it computes
 /// the next.
 #[inline(always)]
-fn stream_windows<const N: usize>(
-    isa: impl Isa,
-    coefficients: &Coefficients,
-    offset: u64,
-    words: &[u32],
+fn stream_windows<const N: usize, I: Isa>(
+    isa: I,
+    coefficients: &Splat<I>,
+    offset: I::U64,
+    limbs: &[u16],
     out: &mut [u64],
 ) {
     let (head, middle, tail) = simd::lines(out);
-    let (head_words, mut words) = (words, &words[head.len()..]);
-    hash_windows::<N>(coefficients, offset, head_words, head);
+    let (of_head, mut limbs) = (limbs, &limbs[head.len()..]);
+    hash_windows::<N, I>(isa, coefficients, offset, of_head, head);
     for lines in middle {
         let mut hashes = [0; LINES];
-        hash_windows::<N>(coefficients, offset, &words[..LINES + N - 1], &mut hashes);
+        hash_few::<N, I>(isa, coefficients, offset, limbs, &mut hashes);
         isa.stream(lines, &hashes);
-        words = &words[LINES..];
+        limbs = &limbs[LINES..];
     }
-    hash_windows::<N>(coefficients, offset, words, tail);
+    hash_windows::<N, I>(isa, coefficients, offset, limbs, tail);
 }
 
-/// Adds what words make of windows to their sums.
+/// Adds what limbs of a kind make of windows to their sums.
 struct Add<'a> {
     n: usize,
     coefficients: Coefficients,
-    words: &'a [u32],
+    limbs: &'a [u16],
     sums: &'a mut [u64],
 }
 
@@ -495,16 +544,16 @@ impl Kernel for Add<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: Isa>(self, _: I) {
-        let Self { n, coefficients, words, sums } = self;
-        by_length!(n, add_windows(&coefficients, words, sums));
+    fn run<I: Isa>(self, isa: I) {
+        let Self { n, coefficients, limbs, sums } = self;
+        by_length!(n, add_windows(isa, &splat(isa, &coefficients), limbs, sums));
     }
 }
 
 #[inline(always)]
-fn add_windows<const N: usize>(coefficients: &Coefficients, words: &[u32], sums: &mut [u64]) {
-    for (sum, window) in sums.iter_mut().zip(words.windows(N)) {
-        *sum = dot::<N>(coefficients, window, *sum);
+fn add_windows<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], sums: &mut [u64]) {
+    for (sums, first) in sums.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
+        dot::<N, I>(isa, coefficients, &limbs[first..], I::U64::load(isa, sums)).store(sums);
     }
 }
 
@@ -521,8 +570,8 @@ impl Kernel for Finish<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { sums, out, stream } = self;
-        for sum in &mut *sums {
-            *sum = finish(*sum);
+        for sums in sums.chunks_mut(I::U64::LANES) {
+            finish_each(isa, I::U64::load(isa, sums)).store(sums);
         }
         if !stream {
             return out.copy_from_slice(sums);
@@ -538,17 +587,20 @@ impl Kernel for Finish<'_> {
     }
 }
 
-/// `start + Σ_p c_p·w_p mod 2^64` over the words of N tokens, every second one of `window`. The products with both halves
-/// of the coefficients are summed apart, as processors multiply 32 bits by 32 at a time.
+/// `start + Σ_p c_p·w_p mod 2^64` over the words of the first N limbs from each of the first indices on.
 #[inline(always)]
-fn dot<const N: usize>(coefficients: &Coefficients, window: &[u32], start: u64) -> u64 {
-    let (mut low, mut high) = (start, 0_u64);
-    for (p, c) in coefficients[..N.div_ceil(2)].iter().enumerate() {
-        // The last word of an odd number of tokens has one.
-        let mask = if 2 * p + 1 == N { 0xffff } else { u32::MAX };
-        let word = u64::from(window[2 * p] & mask);
-        low = low.wrapping_add((c & LOW) * word);
-        high = high.wrapping_add((c >> 32) * word);
+fn dot<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], start: I::U64) -> I::U64 {
+    let mut sum = start;
+    for first in (0..N).step_by(4) {
+        let mut words = I::U64::windows(isa, &limbs[first..]);
+        let count = N - first;
+        if count < 4 {
+            words = words.and(I::U64::splat(isa, (1 << (LIMB as usize * count)) - 1));
+        }
+        sum = sum.plus(words.low_times(coefficients[first / 2]));
+        if count > 2 {
+            sum = sum.plus(words.shift_right::<32>().low_times(coefficients[first / 2 + 1]));
+        }
     }
-    low.wrapping_add(high << 32)
+    sum
 }

@@ -319,7 +319,7 @@ fn insert_blocks(
         let first = (block * BLOCK).min(count);
         let len = BLOCK.min(count - first);
         if len > 0 {
-            hasher.hash_block(&tokens[first..first + len + overlap], &mut ring[block % 3][..len], false);
+            hasher.hash_valid(&tokens[first..], &mut ring[block % 3][..len]);
         }
         // A path holds as long as the slots are where they were.
         let grew = index.capacity() != capacity;

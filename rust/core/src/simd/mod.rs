@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+mod lanes;
 mod map;
 mod math;
 mod memory;
@@ -12,6 +13,7 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use lanes::{Lanes, PortableU64};
 pub use map::{Function, map};
 pub use memory::{HeadMut, LINES, Lines, Soon, Zero, Zeroed, lines, prefetch, stream_fence, until_line};
 pub use vector::{Float, PortableF32, PortableF64, Vector};
@@ -43,6 +45,9 @@ pub trait Isa: Copy + Send + Sync + 'static {
     type F32: Vector<Scalar = f32, Isa = Self>;
     /// Registers of `f64`.
     type F64: Vector<Scalar = f64, Isa = Self>;
+
+    /// Registers of `u64`.
+    type U64: Lanes<Isa = Self>;
 
     /// Writes past the caches, where there is such an instruction: for outputs that are larger than the caches. Call
     /// [`stream_fence`] after the last one.
@@ -99,12 +104,13 @@ impl Level {
 }
 
 /// The instruction set that the crate was compiled for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Baseline(());
 
 impl Isa for Baseline {
     type F32 = PortableF32;
     type F64 = PortableF64;
+    type U64 = PortableU64;
 
     #[inline(always)]
     fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {
@@ -133,6 +139,7 @@ impl x86::Avx2AndFma for Avx2 {}
 impl Isa for Avx2 {
     type F32 = x86::F32x8<Self>;
     type F64 = x86::F64x4<Self>;
+    type U64 = x86::U64x4<Self>;
 
     #[inline(always)]
     fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {
@@ -152,9 +159,13 @@ struct Avx512(());
 impl x86::Avx2AndFma for Avx512 {}
 
 #[cfg(target_arch = "x86_64")]
+impl x86::Avx512FBwDq for Avx512 {}
+
+#[cfg(target_arch = "x86_64")]
 impl Isa for Avx512 {
     type F32 = x86::F32x8<Self>;
     type F64 = x86::F64x4<Self>;
+    type U64 = x86::U64x8<Self>;
 
     #[inline(always)]
     fn stream(self, lines: &mut Lines, values: &[u64; LINES]) {

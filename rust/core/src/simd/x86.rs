@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::ops::{Add, Div, Mul, Sub};
 
 use super::Isa;
+use super::lanes::{Lanes, chunk};
 use super::vector::Vector;
 
 /// Eight `f32`.
@@ -260,5 +261,143 @@ impl<I: Avx2AndFma> F64x4<I> {
             let (a, b) = (halves(rows[0], rows[2]), halves(rows[1], rows[3]));
             Self(_mm256_add_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b)), PhantomData)
         }
+    }
+}
+
+/// Four `u64`.
+#[derive(Clone, Copy)]
+pub struct U64x4<I>(__m256i, PhantomData<I>);
+
+/// Eight `u64`, of AVX-512.
+#[derive(Clone, Copy)]
+pub struct U64x8<I>(__m512i, PhantomData<I>);
+
+/// An instruction set with AVX-512 F, BW and DQ, of which a value is proof.
+pub trait Avx512FBwDq: Isa {}
+
+// SAFETY of all calls below: a value of these types, or the instruction set that makes one, is proof of its instructions.
+macro_rules! lanes {
+    (
+        $name:ident, $proof:ident, $lanes:literal;
+        $set1:ident $loadu:ident $storeu:ident $srl:ident;
+        $($operator:ident $intrinsic:ident;)*
+    ) => {
+        impl<I: $proof> Lanes for $name<I> {
+            type Isa = I;
+            const LANES: usize = $lanes;
+
+            #[inline(always)]
+            fn splat(_: I, x: u64) -> Self {
+                Self(unsafe { $set1(x.cast_signed()) }, PhantomData)
+            }
+
+            #[inline(always)]
+            fn load(_: I, from: &[u64]) -> Self {
+                let lanes: [u64; $lanes] = chunk(from);
+                Self(unsafe { $loadu(lanes.as_ptr().cast()) }, PhantomData)
+            }
+
+            #[inline(always)]
+            fn windows(_: I, limbs: &[u16]) -> Self {
+                Self(unsafe { Self::four_each(limbs) }, PhantomData)
+            }
+
+            #[inline(always)]
+            fn store(self, to: &mut [u64]) {
+                if let Some(to) = to.first_chunk_mut::<$lanes>() {
+                    unsafe { $storeu(to.as_mut_ptr().cast(), self.0) };
+                    return;
+                }
+                let mut lanes = [0; $lanes];
+                unsafe { $storeu(lanes.as_mut_ptr().cast(), self.0) };
+                let len = to.len();
+                to.copy_from_slice(&lanes[..len]);
+            }
+
+            $(
+                #[inline(always)]
+                fn $operator(self, other: Self) -> Self {
+                    Self(unsafe { $intrinsic(self.0, other.0) }, PhantomData)
+                }
+            )*
+
+            #[inline(always)]
+            fn shift_right<const BITS: u32>(self) -> Self {
+                Self(unsafe { $srl(self.0, _mm_cvtsi32_si128(BITS as i32)) }, PhantomData)
+            }
+
+            #[inline(always)]
+            fn low_times(self, other: Self) -> Self {
+                Self(unsafe { Self::low_product(self.0, other.0) }, PhantomData)
+            }
+        }
+    };
+}
+
+lanes! {
+    U64x4, Avx2AndFma, 4;
+    _mm256_set1_epi64x _mm256_loadu_si256 _mm256_storeu_si256 _mm256_srl_epi64;
+    plus _mm256_add_epi64;
+    xor _mm256_xor_si256;
+    and _mm256_and_si256;
+    times_low _mm256_mul_epu32;
+}
+
+lanes! {
+    U64x8, Avx512FBwDq, 8;
+    _mm512_set1_epi64 _mm512_loadu_si512 _mm512_storeu_si512 _mm512_srl_epi64;
+    plus _mm512_add_epi64;
+    xor _mm512_xor_si512;
+    and _mm512_and_si512;
+    times_low _mm512_mul_epu32;
+}
+
+impl<I: Avx2AndFma> U64x4<I> {
+    #[inline(always)]
+    unsafe fn four_each(limbs: &[u16]) -> __m256i {
+        let limbs: [u16; 8] = chunk(limbs);
+        // SAFETY: see above.
+        unsafe {
+            let both = _mm256_broadcastsi128_si256(_mm_loadu_si128(limbs.as_ptr().cast()));
+            // The bytes of the limbs 0-3 and 1-4, and 2-5 and 3-6.
+            let which = _mm256_setr_epi64x(
+                0x0706_0504_0302_0100,
+                0x0908_0706_0504_0302,
+                0x0b0a_0908_0706_0504,
+                0x0d0c_0b0a_0908_0706,
+            );
+            _mm256_shuffle_epi8(both, which)
+        }
+    }
+
+    /// From products of halves: the instruction multiplies 32 bits by 32.
+    #[inline(always)]
+    unsafe fn low_product(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe {
+            let high = _mm256_mul_epu32(a, _mm256_srli_epi64::<32>(b));
+            _mm256_add_epi64(_mm256_mul_epu32(a, b), _mm256_slli_epi64::<32>(high))
+        }
+    }
+}
+
+impl<I: Avx512FBwDq> U64x8<I> {
+    #[inline(always)]
+    unsafe fn four_each(limbs: &[u16]) -> __m512i {
+        let limbs: [u16; 16] = chunk(limbs);
+        // SAFETY: see above.
+        unsafe {
+            let limbs = _mm512_castsi256_si512(_mm256_loadu_si256(limbs.as_ptr().cast()));
+            let first = _mm512_set1_epi64(0x0003_0002_0001_0000);
+            let lane =
+                _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), _mm512_set1_epi64(0x0001_0001_0001_0001));
+            _mm512_permutexvar_epi16(_mm512_add_epi64(first, lane), limbs)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn low_product(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_mullo_epi64(_mm512_and_si512(a, _mm512_set1_epi64(0xffff_ffff)), b) }
     }
 }
