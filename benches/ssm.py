@@ -30,14 +30,18 @@ import cpuinfo
 import numpy as np
 
 from report import record_name
-from ssm_peers import INPUTS, JAX, SOFTPLUS, TORCH, Function, jax_scan
+from ssm_peers import INPUTS, JAX, OPTIONS, TORCH, Function, jax_scan
 
 OURS = "ngram-copy"
 FORWARD, BOTH, STEP = "forward", "forward + backward", "step"
 SELECTIVE = {"batch": 4, "d_model": 512, "d_state": 16}
 HEADS = {"batch": 4, "n_heads": 4, "head_k": 64, "head_v": 64, "seq_len": 1024}
 MAMBA2 = {"batch": 4, "n_heads": 8, "head_dim": 64, "d_state": 64, "seq_len": 1024}
-LOOP, PARALLEL, TRANSFORMERS, FLA = (name for name in TORCH if name != OURS)
+S4D = {"batch": 4, "d_model": 512, "n_modes": 32, "seq_len": 1024}
+LRU = {"batch": 4, "d_model": 512, "d_state": 512, "seq_len": 1024}
+WIDE = {"batch": 4, "width": 1024, "seq_len": 1024}
+CONVOLUTION = {"batch": 4, "channels": 1024, "kernel_size": 4, "seq_len": 1024}
+LOOP, PARALLEL, CONVOLVED, TRANSFORMERS, FLA = (name for name in TORCH if name != OURS)
 BUDGET, REPEATS = 3.0, 15
 """Seconds that the repeats of one process may take, and how many there are at most."""
 EXP_NUMBERS = 2048
@@ -76,6 +80,22 @@ CASES = [
     Case("delta_rule", BOTH, HEADS, (FLA,)),
     Case("gated_delta_rule", FORWARD, HEADS, (TRANSFORMERS, JAX, FLA)),
     Case("gated_delta_rule", BOTH, HEADS, (TRANSFORMERS, JAX, FLA)),
+    Case("kimi_delta_attention", FORWARD, HEADS, (FLA,)),
+    Case("kimi_delta_attention", BOTH, HEADS, (FLA,)),
+    Case("linear_attention", FORWARD, HEADS, (FLA,)),
+    Case("linear_attention", BOTH, HEADS, (FLA,)),
+    Case("retention", FORWARD, HEADS, (FLA,)),
+    Case("retention", BOTH, HEADS, (FLA,)),
+    Case("s4d_scan", FORWARD, S4D, (CONVOLVED,)),
+    Case("s4d_scan", BOTH, S4D, (CONVOLVED,)),
+    Case("lru_scan", FORWARD, LRU, (JAX,)),
+    Case("lru_scan", BOTH, LRU, (JAX,)),
+    Case("rg_lru", FORWARD, WIDE, (JAX,)),
+    Case("rg_lru", BOTH, WIDE, (JAX,)),
+    Case("linear_scan", FORWARD, WIDE, (JAX,)),
+    Case("linear_scan", BOTH, WIDE, (JAX,)),
+    Case("causal_conv1d", FORWARD, CONVOLUTION, (CONVOLVED,)),
+    Case("causal_conv1d", BOTH, CONVOLUTION, (CONVOLVED,)),
     Case("mamba_step", STEP, SELECTIVE | {"kernel_size": 4}, (TRANSFORMERS,)),
     Case("mamba_step", STEP, {"batch": 1, "d_model": 1536, "d_state": 16, "kernel_size": 4}, (TRANSFORMERS,)),
 ]
@@ -85,7 +105,7 @@ CASES = [
 
 
 def arrays(case: Case, seed: int = 0) -> list[np.ndarray]:
-    """Draw the inputs of a case, float32."""
+    """Draw the inputs of a case, float32 or complex64."""
     rng, shape = np.random.default_rng(seed), case.shape
     batch, seq_len = shape["batch"], shape.get("seq_len", 0)
     if case.recurrence in ("selective_scan", "mamba_step"):
@@ -105,16 +125,41 @@ def arrays(case: Case, seed: int = 0) -> list[np.ndarray]:
         x, dt = rng.normal(size=(batch, seq_len, heads, shape["head_dim"])), rng.normal(size=(batch, seq_len, heads))
         B, C = rng.normal(size=(2, batch, seq_len, 1, state))
         drawn = [x, dt - 2, -np.exp(rng.uniform(0, 2.7, heads)), B, C, rng.normal(size=heads)]
+    elif case.recurrence == "s4d_scan":
+        width, modes = shape["d_model"], shape["n_modes"]
+        A = np.broadcast_to(-0.5 + 1j * np.pi * np.arange(modes), (width, modes))  # S4D-Lin
+        B, C = np.ones((width, modes)) + 0j, rng.normal(size=(width, modes)) + 1j * rng.normal(size=(width, modes))
+        u = rng.normal(size=(batch, width, seq_len))
+        drawn = [u, A, rng.uniform(np.log(1e-3), np.log(1e-1), width), B, C, rng.normal(size=width)]
+    elif case.recurrence == "lru_scan":
+        width, state = shape["d_model"], shape["d_state"]
+        radius, angle = rng.uniform(0.9, 0.999, state), rng.uniform(0, np.pi / 10, state)
+        B = (rng.normal(size=(state, width)) + 1j * rng.normal(size=(state, width))) / np.sqrt(2 * width)
+        C = (rng.normal(size=(width, state)) + 1j * rng.normal(size=(width, state))) / np.sqrt(state)
+        u = rng.normal(size=(batch, seq_len, width))
+        drawn = [u, np.log(-np.log(radius)), np.log(angle), B, C, rng.normal(size=width)]
+    elif case.recurrence == "rg_lru":
+        x, r, i = rng.normal(size=(3, batch, seq_len, shape["width"]))
+        radius = rng.uniform(0.9, 0.999, shape["width"])
+        drawn = [x, 1 / (1 + np.exp(-r)), 1 / (1 + np.exp(-i)), np.log(np.expm1(-np.log(radius) / 8))]
+    elif case.recurrence == "linear_scan":
+        x = rng.normal(size=(batch, seq_len, shape["width"]))
+        drawn = [rng.uniform(0.9, 1, x.shape), x]
+    elif case.recurrence == "causal_conv1d":
+        channels, taps = shape["channels"], shape["kernel_size"]
+        x = rng.normal(size=(batch, channels, seq_len))
+        drawn = [x, rng.normal(size=(channels, taps)) / taps, rng.normal(size=channels)]
     else:
         heads, head_k = shape["n_heads"], shape["head_k"]
         q, k = rng.normal(size=(2, batch, seq_len, heads, head_k))
         k /= np.linalg.norm(k, axis=-1, keepdims=True)
         v = rng.normal(size=(batch, seq_len, heads, shape["head_v"]))
-        gates = {"gated_linear_attention": (head_k,), "gated_delta_rule": ()}.get(case.recurrence)
+        by_channel = dict.fromkeys(("gated_linear_attention", "kimi_delta_attention"), (head_k,))
+        gates = (by_channel | {"gated_delta_rule": ()}).get(case.recurrence)
         g = [] if gates is None else [np.log1p(-0.1 * rng.random((batch, seq_len, heads, *gates)))]
         beta = [rng.random((batch, seq_len, heads))] if "delta" in case.recurrence else []
         drawn = [q, k, v, *g, *beta]
-    return [x.astype(np.float32) for x in drawn]
+    return [x.astype(np.complex64 if np.iscomplexobj(x) else np.float32) for x in drawn]
 
 
 def torch_call(function: Function, case: Case, given: list[np.ndarray]) -> Callable[[], Any]:
@@ -141,7 +186,11 @@ def jax_call(case: Case, given: list[np.ndarray]) -> Callable[[], Any]:
     function, inputs = jax_scan(case.recurrence), [jax.device_put(x) for x in given]
     if case.work == BOTH:
         upstream = jax.numpy.ones_like(jax.jit(function)(*inputs))
-        compiled = jax.jit(lambda *inputs: jax.vjp(function, *inputs)[1](upstream))
+
+        def gradients(*inputs: Any) -> Any:
+            return [x.conj() for x in jax.vjp(function, *inputs)[1](upstream)]  # as torch has complex ones
+
+        compiled = jax.jit(gradients)
     else:
         compiled = jax.jit(function)
     return lambda: jax.block_until_ready(compiled(*inputs))
@@ -190,7 +239,7 @@ def measure(case: Case, by: str, threads: int) -> dict[str, Any]:
     result = call()
     peak = memory("VmHWM")
     outputs = result if isinstance(result, (tuple, list)) else [result]
-    sums = [float(np.abs(np.asarray(x, np.float64)).sum()) for x in outputs]
+    sums = [float(np.abs(np.asarray(x)).sum(dtype=np.float64)) for x in outputs]
     del result, outputs
     seconds: list[float] = []
     inner = 200 if case.work == STEP else 1
@@ -213,15 +262,16 @@ def errors() -> list[dict[str, Any]]:
     from ngram_copy.models import ops
 
     def relative(a: Any, b: Any) -> float:
-        return float((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-300))
+        return float((a - b).abs().max() / b.abs().max().clamp(min=1e-300))
 
     found = []
     for case in (case for case in CASES if case.work == BOTH and case.shape["seq_len"] == 1024):
         both = []
         for dtype in (torch.float32, torch.float64):
-            leaves = [torch.from_numpy(x).to(dtype).requires_grad_() for x in arrays(case)]
+            drawn = [torch.from_numpy(x) for x in arrays(case)]
+            leaves = [x.to(dtype.to_complex() if x.is_complex() else dtype).requires_grad_() for x in drawn]
             given = dict(zip(INPUTS[case.recurrence], leaves, strict=True))
-            y, state = getattr(ops, case.recurrence)(**given, **SOFTPLUS.get(case.recurrence, {}), backend="rust")
+            y, state = getattr(ops, case.recurrence)(**given, **OPTIONS.get(case.recurrence, {}), backend="rust")
             both.append((y.detach(), state.detach(), torch.autograd.grad(y, leaves, torch.ones_like(y))))
         (y, state, of), (y64, state64, of64) = both
         found.append(

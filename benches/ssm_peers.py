@@ -16,15 +16,28 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 INPUTS = {
     "selective_scan": ("u", "delta", "A", "B", "C", "D"),
     "mamba2_scan": ("x", "dt", "A", "B", "C", "D"),
+    "s4d_scan": ("u", "A", "log_dt", "B", "C", "D"),
+    "lru_scan": ("u", "nu_log", "theta_log", "B", "C", "D"),
+    "rg_lru": ("x", "gate_r", "gate_i", "Lambda"),
+    "linear_scan": ("a", "x"),
+    "linear_attention": ("q", "k", "v"),
+    "retention": ("q", "k", "v"),
     "gated_linear_attention": ("q", "k", "v", "g"),
     "delta_rule": ("q", "k", "v", "beta"),
     "gated_delta_rule": ("q", "k", "v", "g", "beta"),
+    "kimi_delta_attention": ("q", "k", "v", "g", "beta"),
+    "causal_conv1d": ("x", "weight", "bias"),
     "mamba_step": ("conv_state", "state", "x", "weight", "bias", "dt", "A", "B", "C", "D", "z"),
 }
 """The arguments of each recurrence; step sizes go through softplus. ``mamba_step`` is a layer's convolution and state
 update for one token."""
 
-SOFTPLUS = {"selective_scan": {"delta_softplus": True}, "mamba2_scan": {"dt_softplus": True}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "selective_scan": {"delta_softplus": True},
+    "mamba2_scan": {"dt_softplus": True},
+    "causal_conv1d": {"activation": "silu"},
+}
+"""What else each is called with."""
 Function = Callable[..., Any]
 
 
@@ -41,7 +54,7 @@ def ours(recurrence: str) -> Function:
 
         return step
     function = getattr(ops, recurrence)
-    names, options = INPUTS[recurrence], SOFTPLUS.get(recurrence, {})
+    names, options = INPUTS[recurrence], OPTIONS.get(recurrence, {})
     return lambda *arrays: function(**dict(zip(names, arrays, strict=True)), **options, backend="rust")[0]
 
 
@@ -88,6 +101,30 @@ def selective_parallel(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any) -> An
     return ((states @ C.transpose(1, 2)[..., None])[..., 0] + D * u).transpose(1, 2)
 
 
+# --- torch: what is a convolution -------------------------------------------------------------------------
+
+
+def convolution(recurrence: str) -> Function:
+    """Make S4D by FFT, with the kernel that its modes make, or torch's own grouped convolution."""
+    import torch
+    from torch.nn import functional
+
+    def by_fft(u: Any, A: Any, log_dt: Any, B: Any, C: Any, D: Any) -> Any:
+        seq_len = u.shape[-1]
+        rates = log_dt.exp()[:, None] * A
+        powers = torch.exp(rates[..., None] * torch.arange(seq_len))
+        kernel = 2 * torch.einsum("dn,dnl->dl", C * B * (torch.exp(rates) - 1) / A, powers).real
+        y = torch.fft.irfft(torch.fft.rfft(u, 2 * seq_len) * torch.fft.rfft(kernel, 2 * seq_len), 2 * seq_len)
+        return y[..., :seq_len] + D[:, None] * u
+
+    def grouped(x: Any, weight: Any, bias: Any) -> Any:
+        channels, taps = weight.shape
+        y = functional.conv1d(x, weight[:, None], bias, padding=taps - 1, groups=channels)
+        return functional.silu(y[..., : x.shape[-1]])
+
+    return by_fft if recurrence == "s4d_scan" else grouped
+
+
 # --- transformers -----------------------------------------------------------------------------------------
 
 
@@ -124,6 +161,14 @@ def fla(recurrence: str) -> Function:
 
     if recurrence == "gated_linear_attention":
         return lambda *arrays: fla_naive("gla").naive_recurrent_gla(*arrays)[0]
+    if recurrence == "linear_attention":
+        return lambda *arrays: fla_naive("linear_attn").naive_recurrent_linear_attn(*arrays, normalize=False)[0]
+    if recurrence == "retention":
+        return lambda *arrays: (
+            fla_naive("retention").naive_retention(*(x.transpose(1, 2) for x in arrays)).transpose(1, 2)
+        )
+    if recurrence == "kimi_delta_attention":
+        return lambda *arrays: fla_naive("kda").naive_chunk_kda(*arrays)[0]
     if recurrence == "delta_rule":
         chunks = fla_naive("delta_rule").delta_rule_chunkwise
         return lambda *arrays: chunks(*(x.transpose(1, 2) for x in arrays), chunk_size=64)[0].transpose(1, 2)
@@ -155,6 +200,34 @@ def jax_scan(recurrence: str) -> Function:
 
         return selective
 
+    def states(a: Any, x: Any) -> Any:
+        def step(h: Any, now: Any) -> Any:
+            h = now[0] * h + now[1]
+            return h, h
+
+        return jax.lax.scan(step, jnp.zeros_like(x[:, 0]), (a.swapaxes(0, 1), x.swapaxes(0, 1)))[1].swapaxes(0, 1)
+
+    if recurrence == "linear_scan":
+        return states
+
+    if recurrence == "lru_scan":
+
+        def lru(u: Any, nu_log: Any, theta_log: Any, B: Any, C: Any, D: Any) -> Any:
+            decay = jnp.exp(-jnp.exp(nu_log) + 1j * jnp.exp(theta_log))
+            inputs = u @ (jnp.sqrt(1 - jnp.abs(decay) ** 2)[:, None] * B).T
+            h = states(jnp.broadcast_to(decay, inputs.shape), inputs)
+            return (h @ C.T).real + D * u
+
+        return lru
+
+    if recurrence == "rg_lru":
+
+        def rg_lru(x: Any, gate_r: Any, gate_i: Any, Lambda: Any) -> Any:
+            log_a = -8.0 * gate_r * jax.nn.softplus(Lambda)
+            return states(jnp.exp(log_a), jnp.sqrt(-jnp.expm1(2 * log_a)) * gate_i * x)
+
+        return rg_lru
+
     def attention(q: Any, k: Any, v: Any, *rest: Any) -> Any:
         def step(S: Any, now: Any) -> Any:
             q, k, v, *rest = now
@@ -178,6 +251,7 @@ TORCH = {
     "ngram-copy": ours,
     "torch loop (unbind)": lambda _: selective_loop,
     "torch parallel scan": lambda _: selective_parallel,
+    "torch convolution": convolution,
     "transformers": transformers,
     "fla-core naive": fla,
 }

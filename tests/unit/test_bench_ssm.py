@@ -14,6 +14,7 @@ import ssm
 from ssm_peers import JAX, TORCH
 
 SMALL = {"batch": 2, "d_model": 24, "d_state": 4, "n_heads": 2, "head_k": 8, "head_v": 8, "head_dim": 8, "seq_len": 64}
+SMALL |= {"n_modes": 4, "width": 24, "channels": 24}
 WAYS = {(case.recurrence, case.work, by): case for case in ssm.CASES for by in case.peers}
 
 
