@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ngram_copy.report.summary import Cell, number, percent, summarise
+from ngram_copy.report.labels import number, percent
+from ngram_copy.report.rows import Cell
+from ngram_copy.report.summary import summarise
 from ngram_copy.results import ResultsError, read
 
 LENGTHS = (16, 64, 128, 217, 218, 256, 512, 1024)

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from ngram_copy import report, score
 from ngram_copy.report import charts, learned, markdown, page, plots, sentences, style
+from ngram_copy.report.labels import family, full_label, number, percent
 from ngram_copy.report.markdown import CELL_HEADINGS, LEARNED_HEADINGS, cell_table
-from ngram_copy.report.summary import family, full_label, number, percent, summarise
+from ngram_copy.report.summary import summarise
 from ngram_copy.report.verdict import judge
 from ngram_copy.results import ResultsError, Writer, read
 

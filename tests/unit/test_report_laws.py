@@ -12,7 +12,8 @@ from rich.console import Console
 
 from ngram_copy import report, score, theory
 from ngram_copy.report import charts, laws, markdown, memory, page
-from ngram_copy.report.summary import family, summarise
+from ngram_copy.report.labels import family
+from ngram_copy.report.summary import summarise
 from ngram_copy.report.verdict import judge
 
 

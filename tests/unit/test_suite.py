@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ngram_copy import suite
+import ngram_copy
 from ngram_copy.engines import ENGINES
 from ngram_copy.suite import SuiteError, load, parse, shipped
 
@@ -295,7 +295,7 @@ def test_paths_and_names(tmp_path):
 
 
 def test_shipped_suites_lie_in_the_package():
-    folder = Path(suite.__file__).parent / "suites"
+    folder = Path(ngram_copy.__file__).parent / "suites"
     assert set(shipped()) == {path.stem for path in folder.glob("[!_]*.toml")}
 
 

@@ -148,7 +148,7 @@ def _pieces(content: bytes) -> Iterator[bytes]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    from ngram_copy.report.summary import percent
+    from ngram_copy.report.labels import percent
 
     screen = stdout()
     gram = f"{found['n']}-gram"

@@ -12,10 +12,11 @@ import altair as alt
 
 from ngram_copy import theory
 from ngram_copy.report import laws, learned, memory, plots, sentences
+from ngram_copy.report.labels import number, option, percent
 from ngram_copy.report.learned import trained_on
 from ngram_copy.report.plots import Chart, Data, Missing, Panel, Row
+from ngram_copy.report.rows import Cell, Repeats, Summary, Training
 from ngram_copy.report.style import SHADE, Style, engine_styles, plain_styles, shaded_styles
-from ngram_copy.report.summary import Cell, Repeats, Summary, Training, number, option, percent
 
 CROWD = 6
 """Engines on one task beyond which each kind of them has a panel of its own."""

@@ -10,20 +10,10 @@ import altair as alt
 
 from ngram_copy import score, theory
 from ngram_copy.report import plots
+from ngram_copy.report.labels import flat, number, percent, short_hash
 from ngram_copy.report.plots import Chart, Data, Panel, Row
+from ngram_copy.report.rows import Agreement, Cell, Census, HalfLength, Precision, Summary
 from ngram_copy.report.style import Style, plain_styles
-from ngram_copy.report.summary import (
-    Agreement,
-    Cell,
-    Census,
-    HalfLength,
-    Precision,
-    Summary,
-    flat,
-    number,
-    percent,
-    short_hash,
-)
 
 BY_HEADS = "by heads"
 ERRORS = ("one_percent", "half")

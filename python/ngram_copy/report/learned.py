@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 
-from ngram_copy.report.summary import Cell, Quantised, Summary, Training, number, percent
+from ngram_copy.report.labels import number, percent
+from ngram_copy.report.rows import Cell, Quantised, Summary, Training
 from ngram_copy.score import COPIES, KEEPS, NEAR
 
 TITLE = "Learned models"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ngram_copy.report import laws, learned
+from ngram_copy.report.labels import number, percent, short_hash
 from ngram_copy.report.plots import Chart, Missing
-from ngram_copy.report.summary import Cell, Repeats, Summary, number, percent, short_hash
+from ngram_copy.report.rows import Cell, Repeats, Summary
 from ngram_copy.report.verdict import Verdict
 
 CELL_HEADINGS = (

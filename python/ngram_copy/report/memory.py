@@ -9,9 +9,10 @@ from typing import Any
 import altair as alt
 
 from ngram_copy.report import laws, plots
+from ngram_copy.report.labels import number, option, percent
 from ngram_copy.report.plots import Chart, Data, Panel, Row
+from ngram_copy.report.rows import Cell, Summary
 from ngram_copy.report.style import FORBIDDEN, INK, WARNING, Style, shaded_styles
-from ngram_copy.report.summary import Cell, Summary, number, option, percent
 
 
 def law_panel(

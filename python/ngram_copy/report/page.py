@@ -15,8 +15,8 @@ import vl_convert
 from ngram_copy.report import laws, learned
 from ngram_copy.report.markdown import REPEAT_HEADINGS, cell_table, repeat_row
 from ngram_copy.report.plots import Chart, Missing, page_spec
+from ngram_copy.report.rows import Summary
 from ngram_copy.report.style import INK, Style
-from ngram_copy.report.summary import Summary
 from ngram_copy.report.verdict import Verdict
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])

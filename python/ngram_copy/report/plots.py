@@ -14,9 +14,10 @@ from typing import Any
 
 import altair as alt
 
+from ngram_copy.report.labels import number, percent
 from ngram_copy.report.learned import trained_on
+from ngram_copy.report.rows import Cell, Proportion
 from ngram_copy.report.style import GRID, INK, MUTED, Style
-from ngram_copy.report.summary import Cell, Proportion, number, percent
 
 Row = dict[str, Any]
 

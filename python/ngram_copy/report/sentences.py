@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from ngram_copy.report import learned
-from ngram_copy.report.summary import Cell, Repeats, number, percent
+from ngram_copy.report.labels import number, percent
+from ngram_copy.report.rows import Cell, Repeats
 from ngram_copy.score import KEEPS
 
 

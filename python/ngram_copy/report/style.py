@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ngram_copy.report.summary import Cell, Training, natural
+from ngram_copy.report.labels import natural
+from ngram_copy.report.rows import Cell, Training
 
 # After Okabe and Ito's palette for the colour-blind, dark enough for lines on white.
 HUES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#8c6d00", "#56677a")

@@ -12,18 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ngram_copy.report import laws, learned
-from ngram_copy.report.summary import (
-    Agreement,
-    Cell,
-    Census,
-    HalfLength,
-    Precision,
-    Summary,
-    Training,
-    number,
-    percent,
-    summarise,
-)
+from ngram_copy.report.labels import number, percent
+from ngram_copy.report.rows import Agreement, Cell, Census, HalfLength, Precision, Summary, Training
+from ngram_copy.report.summary import summarise
 from ngram_copy.report.verdict import Verdict, judge
 from ngram_copy.score import COPIES
 
