@@ -1,6 +1,8 @@
-"""The tables of docs/learned.md: what the reference records of the suite copy say.
+"""The tables of docs/learned.md: what the reference records of the suites copy, lookup and mqar say.
 
 python docs/learned.py results/2026-11-25-copy --page docs/learned.md
+
+Those of lookup and mqar are the newest in the same folder.
 """
 
 from __future__ import annotations
@@ -34,12 +36,7 @@ def solving(records: Sequence[Record]) -> str:
         row = [model, f"{mine[lengths[0]]['result']['parameters']:,}"]
         for length in lengths:
             result = mine[length]["result"]
-            solved = result["examples_to_solve"]
-            row += [
-                f"> {result['examples']:,}" if solved is None else f"{solved:,}",
-                f"{result['lr']:g}",
-                " ".join(shown(one) for one in cells(records, mine[length], length)),
-            ]
+            row += [*examples_and_rate(result), " ".join(shown(one) for one in cells(records, mine[length], length))]
         rows.append(row)
     return table(head, rows)
 
@@ -56,6 +53,29 @@ def reaching(records: Sequence[Record]) -> str:
         row += [" ".join(shown(one) for one in cells(records, training, length)) for length in lengths]
         rows.append(row)
     return table(head, rows)
+
+
+def answered(records: Sequence[Record]) -> str:
+    """Right answers by length, of models that were trained until they solved their task; a row for each."""
+    asked = of_kind(records, "accuracy")
+    lengths = sorted({one["case"]["length"] for one in asked})
+    by_id = {training["case_id"]: training for training in of_kind(records, "training")}
+    rows: dict[tuple[str, str], list[str]] = {}
+    for one in asked:
+        case = one["case"]
+        training = by_id.get(case.get("trained_by"))
+        row = rows.setdefault((case["task"]["name"], case["label"]), [f"`{case['task']['name']}`", case["label"]])
+        if len(row) == 2:
+            row += ["not trained"] * 2 if training is None else [*examples_and_rate(training["result"])]
+        row.append(shown(one))
+    by_task = sorted(rows.values(), key=lambda row: row[0])
+    return table(["task", "model", "examples", "rate kept", *(f"L = {length}" for length in lengths)], by_task)
+
+
+def examples_and_rate(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Examples that a training needed, ``> N`` where it did not get there, and the learning rate that was best."""
+    solved = result["examples_to_solve"]
+    return f"> {result['examples']:,}" if solved is None else f"{solved:,}", f"{result['lr']:g}"
 
 
 def probed(probes: Sequence[Record]) -> str:
@@ -158,6 +178,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 TABLES = {"solving": solving, "reaching": reaching}
+BESIDE = ("lookup", "mqar")
 
 
 def page(text: str, folder: Path) -> str:
@@ -171,6 +192,11 @@ def page(text: str, folder: Path) -> str:
     records = read(folder)
     for name, make in TABLES.items():
         text = splice(text, make(records), name)
+    for suite in BESIDE:
+        folders = sorted(folder.resolve().parent.glob(f"*-{suite}"))
+        if not folders:
+            raise ValueError(f"no records of {suite} beside {folder}")
+        text = splice(text, answered(read(folders[-1])), suite)
     return splice(text, probed(read_probes(folder)), "probed")
 
 

@@ -256,6 +256,36 @@ def test_gradcheck_of_a_step(case, backend):
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # of torch's formulas
+@pytest.mark.parametrize("step", [False, True], ids=["scan", "step"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_derivatives_of_forward_mode_and_torch_func_are_torchs(case, step):
+    """The core has none of these; it must not leave tangents out in silence."""
+    arguments, state = case.arguments(2, 4), case.initial_state(2)
+    names = [name for name, value in arguments.items() if torch.is_tensor(value)]
+
+    def run(state, *values, backend="auto"):
+        given = {**arguments, **dict(zip(names, values, strict=True))}
+        if step:
+            return case.one_step(state, given, 0, backend=backend)
+        return case.run(given, initial_state=state, backend=backend)
+
+    inputs = [state, *(arguments[name] for name in names)]
+    leaves = [value.clone().requires_grad_() for value in inputs]
+    checks = {"check_forward_ad": True, "check_backward_ad": False, "check_undefined_grad": False}
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True, atol=1e-6, **checks)
+    _, pull = torch.func.vjp(run, *inputs)
+    outputs = run(*leaves)
+    for found, expected in zip(
+        pull(tuple(torch.ones_like(one) for one in outputs)),
+        torch.autograd.grad(outputs, leaves, [torch.ones_like(one) for one in outputs]),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match=r"none of torch\.func or in forward mode"):
+        torch.func.jvp(functools.partial(run, backend="rust"), tuple(inputs), tuple(map(torch.ones_like, inputs)))
+
+
 @pytest.mark.parametrize("backend", ["torch", "rust"])
 def test_reset_of_a_step_of_rg_lru(backend):
     case = next(case for case in CASES if case.id == "rg_lru")

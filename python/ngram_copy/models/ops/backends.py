@@ -29,6 +29,7 @@ class Request(NamedTuple):
     initial_state: bool = False
     resets: bool = False
     gradients: bool = False
+    transformed: bool = False
 
 
 class External(NamedTuple):
@@ -100,7 +101,7 @@ def resolve_backend(
     Returns
     -------
     Resolution
-        The backend and a sentence.
+        The backend and a sentence. Under torch.func and forward-mode differentiation only torch will do.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def resolve_backend(
         gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     device = devices[0] if devices else torch.device("cpu")
     dtype = dtypes[0] if dtypes else torch.float32
-    return resolve(function, Request(device, dtype, initial_state, resets, gradients), backend)
+    return resolve(function, Request(device, dtype, initial_state, resets, gradients, rust.transformed()), backend)
 
 
 def resolve(function: str, request: Request, backend: str) -> Resolution:
@@ -140,8 +141,8 @@ def choose(
     needed = torch.is_grad_enabled() and any(
         one is not None and one.requires_grad for one in (tensor, initial_state, *others)
     )
-    request = Request(tensor.device, tensor.dtype, initial_state is not None, steps.resets is not None, needed)
-    return resolve(function, request, backend).backend
+    given = (tensor.device, tensor.dtype, initial_state is not None, steps.resets is not None)
+    return resolve(function, Request(*given, needed, rust.transformed()), backend).backend
 
 
 def _automatic(function: str, request: Request) -> Resolution:
@@ -161,9 +162,14 @@ def _automatic(function: str, request: Request) -> Resolution:
     return Resolution("torch", f"not {package}: {obstacle}")
 
 
+_BACKWARD_ALONE = "it has gradients by autograd alone, none of torch.func or in forward mode"
+
+
 def _rust_obstacle(function: str, request: Request) -> str | None:
     if request.device.type != "cpu":
         return f"it runs on the CPU, not on {request.device}"
+    if request.transformed:
+        return _BACKWARD_ALONE
     return None if rust.has(function) else "the core does not have it"
 
 
@@ -177,6 +183,8 @@ def _obstacle(function: str, request: Request, package: str) -> str | None:
     missing = unavailable(package)
     if missing is not None:
         return missing
+    if request.transformed:
+        return _BACKWARD_ALONE
     if request.resets:
         return f"{offer.function} has no resets inside a row"
     if request.initial_state and not offer.initial_state:

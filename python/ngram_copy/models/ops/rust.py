@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, from_numpy, get_num_threads
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from ngram_copy import ssm
@@ -114,6 +115,14 @@ PRIMITIVES = {
 }
 
 
+def transformed() -> bool:
+    """Whether torch.func or forward mode computes derivatives, which the core's ops cannot, or leave out in silence."""
+    if forward_ad._current_level >= 0 or is_compiling():  # a compiler cannot look at the stack of transforms
+        return forward_ad._current_level >= 0
+    transform = torch._C._functorch.peek_interpreter_stack()
+    return transform is not None and transform.key() != torch._C._functorch.TransformType.Vmap
+
+
 def has(function: str) -> bool:
     """Whether the core runs a function."""
     return PRIMITIVE_OF[function] in KERNELS
@@ -159,9 +168,9 @@ def face(function: str, *tensors: Tensor | None, **options: Any) -> tuple[Tensor
 def direct(step: Callable[..., Any], tensors: tuple[Tensor | None, ...], *options: Any) -> tuple[Tensor, Tensor] | None:
     """Call a step of the core on NumPy views of tensors, without torch's dispatcher, which takes longer than the step.
 
-    None where that does not do, and the way through the op is to be taken: where gradients are needed or code is
-    compiled, where ``step`` returns None, and where a tensor is none, or is on another device, or of a dtype that NumPy
-    or the core refuses.
+    None where that does not do, and the way through the op is to be taken: where gradients are needed (by torch.func,
+    too), code is compiled or ``step`` returns None, and where a tensor is none, is on another device, or is of a dtype
+    that NumPy or the core refuses.
 
     Parameters
     ----------
@@ -170,7 +179,7 @@ def direct(step: Callable[..., Any], tensors: tuple[Tensor | None, ...], *option
     tensors : tuple of tensors and None
     *options
     """
-    if is_compiling():
+    if is_compiling() or transformed():
         return None
     try:
         # numpy() is most of what is left to do, and refuses what needs gradients itself.
