@@ -1,6 +1,6 @@
 """How well can a sequence model copy from its context? N-gram copiers, bounds and a benchmark."""
 
-from ngram_copy import sample, theory
+from ngram_copy import sample, ssm, theory
 from ngram_copy.ngram import (
     BoundedNgramCopier,
     BoundedNgramTable,
@@ -34,5 +34,6 @@ __all__ = [
     "ngram_statistics",
     "repeat_windows",
     "sample",
+    "ssm",
     "theory",
 ]

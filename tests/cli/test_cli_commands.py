@@ -58,11 +58,24 @@ def test_list_names_everything(cli):
     assert outcome.code == 0
     for name in [*shipped(), *TASKS, *ENGINES, *STATISTICS]:
         assert name in outcome.out
-    assert 'vocab_size=26, source="uniform"' in outcome.out
+    assert 'vocab_size=26, source="uniform"|"zipf"|"markov", exponent=1.0' in outcome.out
     listed = json.loads(cli("list", "--json").out)
     assert set(listed) == {"suites", "tasks", "engines", "statistics"}
     assert listed["engines"]["ngram"]["options"]["n"] == 4
     assert listed["engines"]["ngram"]["summary"] == ENGINES["ngram"].summary
+
+
+def test_list_names_what_models_are_made_of(cli):
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from ngram_copy.models import MIXERS
+
+    outcome = cli("list", "--models")
+    assert outcome.code == 0
+    for name, mixer in MIXERS.items():
+        assert f"{name} ({mixer.letter})  {mixer.summary}" in outcome.out
+    assert 'norm="rms"|"layer"|"none"' in outcome.out
+    listed = json.loads(cli("list", "--models", "--json").out)
+    assert listed["tables"]["[training.…]"]["options"]["steps"] == 1000
 
 
 @pytest.mark.parametrize("task", list(TASKS))

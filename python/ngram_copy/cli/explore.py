@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,13 +19,18 @@ _SHOWN_TOKENS = 120
 
 
 def list_all(
+    models: Annotated[
+        bool, typer.Option("--models", help="Also what models and trainings can be made of (loads torch: seconds).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")] = False,
 ) -> None:
-    """List suites, tasks, engines and statistics, with their options and defaults.
+    """List suites, tasks, engines and statistics, with their options, defaults and choices.
 
     [bold]Examples[/bold]
 
       ngram-copy list
+
+      ngram-copy list --models
 
       ngram-copy list --json | jq '.tasks | keys'
     """
@@ -39,9 +45,13 @@ def list_all(
         ("Engines", dict(ENGINES)),
         ("Statistics", dict(STATISTICS)),
     ]
+    if models:
+        sections += _of_models()
     if as_json:
         described = {
-            title.lower(): {name: {"summary": cls.summary, "options": _defaults(cls)} for name, cls in classes.items()}
+            title.lower(): {
+                name: {"summary": _summary(cls), "options": _defaults(cls)} for name, cls in classes.items()
+            }
             for title, classes in sections
         }
         print_json({"suites": suites, **described})
@@ -53,10 +63,35 @@ def list_all(
     for title, classes in sections:
         screen.print(f"\n[bold]{title}[/bold]")
         for name, cls in classes.items():
-            screen.print(f"  [cyan]{plain(name)}[/cyan]  {plain(cls.summary)}")
-            options = ", ".join(f"{option}={_toml(value)}" for option, value in _defaults(cls).items())
+            screen.print(f"  [cyan]{plain(name)}[/cyan]  {plain(_summary(cls))}")
+            choices = _choices(cls)
+            options = ", ".join(
+                f"{option}={_toml(value)}"
+                + "".join(f"|{_toml(one)}" for one in choices.get(option, ()) if one != value)
+                for option, value in _defaults(cls).items()
+            )
             screen.print(f"      [dim]{plain(options) or 'no options'}[/dim]")
     screen.print("\nA suite is a small TOML file: docs/suites.md tells how to write one.")
+
+
+def _of_models() -> list[tuple[str, dict[str, Any]]]:
+    with user_errors(ModuleNotFoundError):
+        from ngram_copy.models import MIXERS, ModelConfig
+        from ngram_copy.train import Training
+    made_of = {"[models.…]": ModelConfig, "[training.…]": Training}
+    mixers = {f"{name} ({mixer.letter})": mixer for name, mixer in MIXERS.items()}
+    return [("Tables", made_of), ("Mixers", mixers)]
+
+
+def _summary(cls: type[Any]) -> str:
+    """What a class says of itself; of those that are not for suites alone, their docstring's first line."""
+    return str(getattr(cls, "summary", None) or (inspect.getdoc(cls) or "").partition("\n")[0])
+
+
+def _choices(cls: type[Any]) -> dict[str, list[str]]:
+    """The values that options are chosen from, as a class's docstring has them: ``source : {"uniform", "zipf"}``."""
+    listed = re.findall(r"^(\w+) : .*?\{(.+?)\}", inspect.getdoc(cls) or "", re.MULTILINE)
+    return {option: re.findall(r'"([^"]+)"', values) for option, values in listed}
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:
@@ -65,6 +100,7 @@ def _defaults(cls: type[Any]) -> dict[str, Any]:
     return {
         name: None if parameter.default is inspect.Parameter.empty else parameter.default
         for name, parameter in signature_of(cls).items()
+        if not (name == "d_model" and hasattr(cls, "letter"))  # a mixer's is its model's
     }
 
 

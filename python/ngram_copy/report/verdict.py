@@ -63,9 +63,10 @@ def _above(found: Mapping[str, Any]) -> Verdict:
         return Verdict(claim, None, "no cell has a bound below 1")
     p = float(found["p_value"])
     engines = found.get("per_engine") or {}
-    least = (
-        f"; least for {min(engines, key=engines.__getitem__)}, corrected for {len(engines)} engines" if engines else ""
-    )
+    least = ""
+    if engines:
+        corrected = _counted(len(engines), "engine")
+        least = f"; least for {min(engines, key=engines.__getitem__)}, corrected for {corrected}"
     test = "exact one-sided tests of each engine over all its cells"
     text = f"{_cells(found)} with a bound below 1, {test}: p = {p:.3g}{least}"
     return Verdict(claim, p > THRESHOLD, text)
@@ -104,7 +105,11 @@ def _prefix(found: Mapping[str, Any]) -> Verdict:
 
 
 def _cells(found: Mapping[str, Any]) -> str:
-    return f"{found['cells']} cell{'' if found['cells'] == 1 else 's'}"
+    return _counted(found["cells"], "cell")
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _agreement(found: Mapping[str, Any]) -> Verdict | None:

@@ -255,7 +255,7 @@ class Suite:
                     self._add(found, case.trained_by)
                 self._add(found, case)
         for engine in reasons.keys() - fitting:
-            raise SuiteError(f"the model {engine} fits no case: {reasons[engine]}")
+            raise SuiteError(f"the model fits no case: {reasons[engine]}")
         for statistic in self._file.statistics:
             made = make_statistic(statistic)
             seeds = statistic.seeds if seed is None else [seed]
