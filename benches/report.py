@@ -118,6 +118,7 @@ def markdown(run: dict[str, Any]) -> str:
         f"`{COMMAND}`, {run['datetime'][:10]}, {cpu(run)}, Python {python}; one thread, medians.",
         "*Spread*: half the distance of the quartiles. *Ours is faster by*: our speed (in bold) over the peer's, in",
         "the same run. *Of memory speed*: bytes read and written a second, as a share of a copy's of as many bytes.",
+        "*Seconds* are those of one call; slow peers were given less data.",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|---" + "|--:" * (len(HEADER) - 1) + "|",

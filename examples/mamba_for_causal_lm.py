@@ -4,6 +4,7 @@ transformers computes Mamba step by step where mamba-ssm's kernels, which need a
 of the scan and the convolution are replaced, nothing else: model, weights, loss and optimiser stay. Logits are compared
 first; then one training step (forward, backward, AdamW) is timed with each.
 
+    pip install '.[torch,hf]'
     python examples/mamba_for_causal_lm.py --seq-len 256 --threads 1
 """
 

@@ -35,6 +35,11 @@ def test_every_function_has_its_backends():
     assert set(backends.EXTERNAL) <= functions
 
 
+def test_what_is_no_device_is_said():
+    with pytest.raises(ValueError, match="no device is called 'torch'"):
+        ops.resolve_backend("selective_scan", "torch")
+
+
 def test_on_the_cpu_it_is_rust():
     found = ops.resolve_backend("selective_scan", torch.zeros(1))
     assert found == ops.Resolution("rust", "the CPU's backend")

@@ -204,7 +204,8 @@ def test_one_case_under_two_names_is_refused():
         ("n = 3", "n = 2001-01-01", r"\[engines\.trigrams\]\.n: 2001-01-01 is not a number"),
         ("n = 3", "n = nan", r"\[engines\.trigrams\]\.n: nan "),
         ('source = "uniform"', 'source = "uniforn"', r"\[tasks\.bits\]: .*'uniforn'"),
-        ("[tasks.letters]", '[tasks."a/b"]', r"tasks\.a/b\.\[key\]: String must match pattern"),
+        ('name = "mine"', 'name = "my suite"', r"name: must be made of letters, .*, not 'my suite'"),
+        ("[tasks.letters]", '[tasks."a/b"]', r"tasks\.a/b\.\[key\]: must have no space and no '/', not 'a/b'"),
         ("lengths = [4, 8]", "lengths = []", r"cases\[0\]\.lengths: must not be empty"),
         ("lengths = [4, 8]", "lengths = 4", r"cases\[0\]\.lengths: must be a valid list, not 4"),
         ("lengths = [4, 8]", "lengths = [4, 0]", r"cases\[0\]\.lengths\[1\]: .* 1, not 0"),
@@ -214,11 +215,11 @@ def test_one_case_under_two_names_is_refused():
         (
             '["letters", "bits"]',
             '["leters"]',
-            r"cases\[0\]\.tasks: unknown task alias 'leters'; did you mean 'letters'",
+            r"cases\[0\]\.tasks: unknown task 'leters'; did you mean 'letters'",
         ),
-        ('"prefix"]', '"prefiks"]', r"cases\[0\]\.engines: unknown engine alias 'prefiks'; did you mean 'prefix'"),
+        ('"prefix"]', '"prefiks"]', r"cases\[0\]\.engines: unknown engine 'prefiks'; did you mean 'prefix'"),
         ('"repeats"', '"repeat"', r"statistics\[0\]\.statistic: unknown statistic 'repeat'; did you mean 'repeats'"),
-        ('tasks = ["letters"]', 'tasks = ["x"]', r"statistics\[0\]\.tasks: unknown task alias 'x'"),
+        ('tasks = ["letters"]', 'tasks = ["x"]', r"statistics\[0\]\.tasks: unknown task 'x'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(old, new, message):

@@ -91,13 +91,13 @@ def parse(text: str, source: str = "suite.toml") -> Suite:
             options, learned_from[alias] = _learned(options, file, tasks, where, source)
         engines[alias] = (name, check_options(ENGINES[name], options, where))
     for index, entry in enumerate(file.cases):
-        require_known(entry.tasks, tasks, f"{source}: cases[{index}].tasks", "task alias")
-        require_known(entry.engines, engines, f"{source}: cases[{index}].engines", "engine alias")
+        require_known(entry.tasks, tasks, f"{source}: cases[{index}].tasks", "task")
+        require_known(entry.engines, engines, f"{source}: cases[{index}].engines", "engine")
     for index, statistic in enumerate(file.statistics):
         where = f"{source}: statistics[{index}]"
         require_known([statistic.statistic], STATISTICS, f"{where}.statistic", "statistic")
-        require_known(statistic.tasks, tasks, f"{where}.tasks", "task alias")
-        require_known(statistic.engines or [], engines, f"{where}.engines", "engine alias")
+        require_known(statistic.tasks, tasks, f"{where}.tasks", "task")
+        require_known(statistic.engines or [], engines, f"{where}.engines", "engine")
         _check_statistic(statistic, where)
     if not file.cases and not file.statistics:
         raise SuiteError(f"{source}: nothing to run: add a [[cases]] or a [[statistics]] table")
@@ -204,7 +204,7 @@ def _learned(
     if alias is None:
         raise SuiteError(f"{here}: the key task is missing: the alias of the task to learn")
     validation = table.pop("validation", alias)
-    require_known([alias, validation], tasks, here, "task alias")
+    require_known([alias, validation], tasks, here, "task")
     if tasks[alias].vocab != tasks[validation].vocab:
         raise SuiteError(f"{here}: {alias} and {validation} have different tokens")
     try:

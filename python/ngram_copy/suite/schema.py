@@ -13,7 +13,12 @@ from ngram_copy.suite.options import did_you_mean, pydantic_text
 _Lengths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 _Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 _Examples = Annotated[int, Field(ge=2, le=10**9)]  # an interval needs two; a result is kept of each
-_Alias = Annotated[str, Field(pattern=r"^[^/\s]+$")]  # parts of a case's name
+_NAME, _PART = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", r"^[^/\s]+$"
+_PATTERNS = {
+    _NAME: "must be made of letters, digits, '_', '.' and '-', and begin with one of the first two",
+    _PART: "must have no space and no '/'",
+}
+_Alias = Annotated[str, Field(pattern=_PART)]  # parts of a case's name
 _Names = Annotated[list[str], Field(min_length=1)]
 
 
@@ -48,7 +53,7 @@ class Statistics(_Entry):
 class File(_Table):
     """A suite's file, with what it includes."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=_NAME)]
     description: str = ""
     include: list[str] = []
     tasks: dict[_Alias, dict[str, Any]] = {}
@@ -80,6 +85,8 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         text = "this key is missing"
     elif problem["type"] == "too_short":
         text = "must not be empty"
+    elif problem["type"] == "string_pattern_mismatch":
+        text = f"{_PATTERNS[problem['ctx']['pattern']]}, not {problem['input']!r}"
     else:
         text = f"{pydantic_text(problem['msg'])}, not {problem['input']!r}"
     others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -106,19 +106,26 @@ def resolve_backend(
     Raises
     ------
     ValueError
-        If there is no such function or backend, or if the backend named cannot run it.
+        If there is no such function, device or backend, or if the backend named cannot run it.
     """
     if function not in FUNCTIONS:
         raise ValueError(f"function must be one of {', '.join(sorted(FUNCTIONS))}, not {function!r}")
     tensors = [item for item in where if isinstance(item, Tensor)]
     devices = [tensor.device for tensor in tensors]
-    devices += [torch.device(item) for item in where if isinstance(item, str | torch.device)]
+    devices += [_device(item) for item in where if isinstance(item, str | torch.device)]
     dtypes = [tensor.dtype for tensor in tensors] + [item for item in where if isinstance(item, torch.dtype)]
     if gradients is None:
         gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     device = devices[0] if devices else torch.device("cpu")
     dtype = dtypes[0] if dtypes else torch.float32
     return resolve(function, Request(device, dtype, initial_state, resets, gradients, rust.transformed()), backend)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"no device is called {name!r} (a backend is given by name: backend={name!r})") from error
 
 
 def resolve(function: str, request: Request, backend: str) -> Resolution:

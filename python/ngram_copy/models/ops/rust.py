@@ -307,7 +307,7 @@ def _define(name: str, primitive: Primitive) -> None:
         return (*gradients, *[None] * choices, None if state is None else next(found), None, None, None, None)
 
     def no_second(ctx: Any, *_: Tensor) -> None:
-        raise RuntimeError(f"{name} has no second derivatives in Rust: use backend='torch'")
+        raise RuntimeError(f"Rust has no second derivatives (of its op {name}): use backend='torch'")
 
     op = torch.library.custom_op(f"ngram_copy::{name}", forward, mutates_args=(), device_types="cpu", schema=schema)
     op.register_fake(fake)
