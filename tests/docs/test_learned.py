@@ -54,10 +54,17 @@ def test_what_is_missing_is_said(tmp_path, capsys):
         learned.solving(read(tmp_path))
 
 
-def test_the_counts_of_later_trials_are_their_record():
-    trials = json.loads((ROOT / "results/2026-11-28-reach-trials.json").read_text(encoding="utf-8"))["trials"]
+@pytest.mark.parametrize(
+    ("day", "begin", "end"),
+    [
+        ("2026-11-28", "Tried after it", "None is told apart"),
+        ("2026-11-29", "On a faster machine", "So what helps is time"),
+    ],
+)
+def test_the_counts_of_later_trials_are_their_record(day, begin, end):
+    trials = json.loads((ROOT / f"results/{day}-reach-trials.json").read_text(encoding="utf-8"))["trials"]
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
-    said = page[page.index("Tried after it") : page.index("None is told apart")]
+    said = page[page.index(begin) : page.index(end)]
     counts = [trial["whole_strings"]["1000"] for trial in trials]
     assert {total for _, total in counts} == {300}
     assert sorted(int(count) for count in re.findall(r"\b2\d\d\b", said)) == sorted(n for n, _ in counts if n)
