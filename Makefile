@@ -90,7 +90,7 @@ report: $(VENV)/.bench  ## write the report of results/quick again
 headline: $(VENV)/.bench  ## splice README's first table from the newest reference records
 	@$(BIN)/python docs/headline.py $(REFERENCE) --readme README.md
 
-learned: $(VENV)/.bench  ## splice the tables of docs/learned.md from the newest records of the suite copy
+learned: $(VENV)/.bench  ## splice the tables of docs/learned.md from the newest records of the suites copy, lookup and mqar
 	@$(BIN)/python docs/learned.py $(LEARNED) --page docs/learned.md
 
 theory: $(VENV)/.bench  ## splice the tables of docs/theory.md from the newest records of the suite theory, run with --trained

@@ -162,7 +162,7 @@ def fla(recurrence: str) -> Function:
     if recurrence == "gated_linear_attention":
         return lambda *arrays: fla_naive("gla").naive_recurrent_gla(*arrays)[0]
     if recurrence == "linear_attention":
-        return lambda *arrays: fla_naive("linear_attn").naive_recurrent_linear_attn(*arrays, normalize=False)[0]
+        return lambda *arrays: fla_naive("linear_attn").naive_chunk_linear_attn(*arrays)
     if recurrence == "retention":
         return lambda *arrays: (
             fla_naive("retention").naive_retention(*(x.transpose(1, 2) for x in arrays)).transpose(1, 2)
@@ -214,9 +214,15 @@ def jax_scan(recurrence: str) -> Function:
 
         def lru(u: Any, nu_log: Any, theta_log: Any, B: Any, C: Any, D: Any) -> Any:
             decay = jnp.exp(-jnp.exp(nu_log) + 1j * jnp.exp(theta_log))
-            inputs = u @ (jnp.sqrt(1 - jnp.abs(decay) ** 2)[:, None] * B).T
-            h = states(jnp.broadcast_to(decay, inputs.shape), inputs)
-            return (h @ C.T).real + D * u
+            of_u = (jnp.sqrt(1 - jnp.abs(decay) ** 2)[:, None] * B).T
+            inputs = (u @ of_u.real + 1j * (u @ of_u.imag)).swapaxes(0, 1)  # real products, as ours are
+
+            def step(h: Any, x: Any) -> Any:
+                h = decay * h + x
+                return h, h
+
+            h = jax.lax.scan(step, jnp.zeros_like(inputs[0]), inputs)[1].swapaxes(0, 1)
+            return h.real @ C.real.T - h.imag @ C.imag.T + D * u
 
         return lru
 

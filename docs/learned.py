@@ -56,7 +56,7 @@ def reaching(records: Sequence[Record]) -> str:
 
 
 def answered(records: Sequence[Record]) -> str:
-    """Right answers by length, of models that were trained until they solved their task; a row for each."""
+    """Right answers by length, of models trained until they solved their task or a budget ended; a row for each."""
     asked = of_kind(records, "accuracy")
     lengths = sorted({one["case"]["length"] for one in asked})
     by_id = {training["case_id"]: training for training in of_kind(records, "training")}

@@ -72,10 +72,13 @@ def test_list_names_what_models_are_made_of(cli):
     outcome = cli("list", "--models")
     assert outcome.code == 0
     for name, mixer in MIXERS.items():
-        assert f"{name} ({mixer.letter})  {mixer.summary}" in outcome.out
-    assert 'norm="rms"|"layer"|"none"' in outcome.out
+        assert f"{name}  {mixer.summary}; {mixer.letter} in a pattern" in outcome.out
+    assert 'preset=none|"tiny"|"small"|"paper", mixer=none|"attention"' in outcome.out
     listed = json.loads(cli("list", "--models", "--json").out)
-    assert listed["tables"]["[training.…]"]["options"]["steps"] == 1000
+    assert listed["tables"]["training"]["options"]["steps"] == 1000
+    assert listed["tables"]["models"]["choices"]["norm"] == ["rms", "layer", "none"]
+    assert "vocab_size" not in listed["tables"]["models"]["options"]
+    assert listed["tasks"]["copy"]["choices"] == {"source": ["uniform", "zipf", "markov"]}
 
 
 @pytest.mark.parametrize("task", list(TASKS))

@@ -1,4 +1,4 @@
-"""docs/learned.md says what the records of the suite copy say."""
+"""docs/learned.md says what the records of the suites copy, lookup and mqar say."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def test_what_is_missing_is_said(tmp_path, capsys):
     ("day", "begin", "end"),
     [
         ("2026-11-28", "Tried after it", "None is told apart"),
-        ("2026-11-29", "On a faster machine", "So what helps is time"),
+        ("2026-11-29", "On a faster machine", "More steps help, perhaps"),
     ],
 )
 def test_the_counts_of_later_trials_are_their_record(day, begin, end):

@@ -286,6 +286,18 @@ def test_derivatives_of_forward_mode_and_torch_func_are_torchs(case, step):
         torch.func.jvp(functools.partial(run, backend="rust"), tuple(inputs), tuple(map(torch.ones_like, inputs)))
 
 
+def test_torch_func_sees_through_vmap():
+    q, k = torch.randn(2, 3, 1, 5, 2, 4, dtype=torch.float64)
+
+    def loss(q):
+        return torch.func.vmap(lambda q, k: ops.linear_attention(q, k, k)[0])(q, k).sin().sum()
+
+    found = torch.func.grad(loss)(q)
+    leaf = q.clone().requires_grad_()
+    whole = ops.linear_attention(leaf[:, 0], k[:, 0], k[:, 0])[0]
+    torch.testing.assert_close(found, torch.autograd.grad(whole.sin().sum(), leaf)[0])
+
+
 @pytest.mark.parametrize("backend", ["torch", "rust"])
 def test_reset_of_a_step_of_rg_lru(backend):
     case = next(case for case in CASES if case.id == "rg_lru")

@@ -205,7 +205,11 @@ def test_one_case_under_two_names_is_refused():
         ("n = 3", "n = nan", r"\[engines\.trigrams\]\.n: nan "),
         ('source = "uniform"', 'source = "uniforn"', r"\[tasks\.bits\]: .*'uniforn'"),
         ('name = "mine"', 'name = "my suite"', r"name: must be made of letters, .*, not 'my suite'"),
-        ("[tasks.letters]", '[tasks."a/b"]', r"tasks\.a/b\.\[key\]: must have no space and no '/', not 'a/b'"),
+        (
+            "[tasks.letters]",
+            '[tasks."a/b"]',
+            r"tasks\.a/b\.\[key\]: must not be empty, and have no space and no '/', not 'a/b'",
+        ),
         ("lengths = [4, 8]", "lengths = []", r"cases\[0\]\.lengths: must not be empty"),
         ("lengths = [4, 8]", "lengths = 4", r"cases\[0\]\.lengths: must be a valid list, not 4"),
         ("lengths = [4, 8]", "lengths = [4, 0]", r"cases\[0\]\.lengths\[1\]: .* 1, not 0"),

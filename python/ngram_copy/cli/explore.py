@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -40,68 +40,84 @@ def list_all(
     from ngram_copy.tasks import TASKS
 
     suites = shipped()
-    sections: list[tuple[str, dict[str, Any]]] = [
-        ("Tasks", dict(TASKS)),
-        ("Engines", dict(ENGINES)),
-        ("Statistics", dict(STATISTICS)),
-    ]
+    classes: dict[str, dict[str, Any]] = {
+        "tasks": dict(TASKS),
+        "engines": dict(ENGINES),
+        "statistics": dict(STATISTICS),
+    }
+    sections = {title: {name: _listed(cls) for name, cls in found.items()} for title, found in classes.items()}
     if models:
-        sections += _of_models()
+        sections |= _of_models()
     if as_json:
-        described = {
-            title.lower(): {
-                name: {"summary": _summary(cls), "options": _defaults(cls)} for name, cls in classes.items()
-            }
-            for title, classes in sections
-        }
+        described = {title: {name: one._asdict() for name, one in found.items()} for title, found in sections.items()}
         print_json({"suites": suites, **described})
         return
     screen = stdout()
     screen.print("[bold]Suites[/bold]  (ngram-copy run SUITE)")
     for name, description in suites.items():
         screen.print(f"  [cyan]{plain(name)}[/cyan]  {plain(description)}")
-    for title, classes in sections:
-        screen.print(f"\n[bold]{title}[/bold]")
-        for name, cls in classes.items():
-            screen.print(f"  [cyan]{plain(name)}[/cyan]  {plain(_summary(cls))}")
-            choices = _choices(cls)
+    for title, found in sections.items():
+        screen.print(f"\n[bold]{title.capitalize()}[/bold]")
+        for name, one in found.items():
+            screen.print(f"  [cyan]{plain(name)}[/cyan]  {plain(one.summary)}")
             options = ", ".join(
                 f"{option}={_toml(value)}"
-                + "".join(f"|{_toml(one)}" for one in choices.get(option, ()) if one != value)
-                for option, value in _defaults(cls).items()
+                + "".join(f"|{_toml(other)}" for other in one.choices.get(option, ()) if other != value)
+                for option, value in one.options.items()
             )
             screen.print(f"      [dim]{plain(options) or 'no options'}[/dim]")
     screen.print("\nA suite is a small TOML file: docs/suites.md tells how to write one.")
 
 
-def _of_models() -> list[tuple[str, dict[str, Any]]]:
-    with user_errors(ModuleNotFoundError):
-        from ngram_copy.models import MIXERS, ModelConfig
-        from ngram_copy.train import Training
-    made_of = {"[models.…]": ModelConfig, "[training.…]": Training}
-    mixers = {f"{name} ({mixer.letter})": mixer for name, mixer in MIXERS.items()}
-    return [("Tables", made_of), ("Mixers", mixers)]
+class _Listed(NamedTuple):
+    """What a suite's table can be made of."""
+
+    summary: str
+    options: dict[str, Any]
+    """With defaults."""
+    choices: dict[str, list[str]]
+    """Of those options that have a list of values."""
 
 
-def _summary(cls: type[Any]) -> str:
-    """What a class says of itself; of those that are not for suites alone, their docstring's first line."""
-    return str(getattr(cls, "summary", None) or (inspect.getdoc(cls) or "").partition("\n")[0])
+def _listed(cls: type[Any], *given: str) -> _Listed:
+    """What a class says of itself, its choices as its docstring has them: ``source : {"uniform", "zipf"}``.
 
-
-def _choices(cls: type[Any]) -> dict[str, list[str]]:
-    """The values that options are chosen from, as a class's docstring has them: ``source : {"uniform", "zipf"}``."""
-    listed = re.findall(r"^(\w+) : .*?\{(.+?)\}", inspect.getdoc(cls) or "", re.MULTILINE)
-    return {option: re.findall(r'"([^"]+)"', values) for option, values in listed}
-
-
-def _defaults(cls: type[Any]) -> dict[str, Any]:
+    ``given`` are options that are not a table's to give.
+    """
     from ngram_copy.suite import signature_of
 
-    return {
+    text = inspect.getdoc(cls) or ""
+    listed = re.findall(r"^(\w+) : .*?\{(.+?)\}", text, re.MULTILINE)
+    options = {
         name: None if parameter.default is inspect.Parameter.empty else parameter.default
         for name, parameter in signature_of(cls).items()
-        if not (name == "d_model" and hasattr(cls, "letter"))  # a mixer's is its model's
+        if name not in given
     }
+    choices = {option: re.findall(r'"([^"]+)"', values) for option, values in listed if option in options}
+    return _Listed(getattr(cls, "summary", text.partition("\n")[0]), options, choices)
+
+
+def _of_models() -> dict[str, dict[str, _Listed]]:
+    with user_errors(ModuleNotFoundError):
+        from ngram_copy.models import MIXERS, ModelConfig
+        from ngram_copy.models.base import ACTIVATIONS
+        from ngram_copy.models.presets import PRESETS, SHAPE
+        from ngram_copy.train import Training
+    config = _listed(ModelConfig, "vocab_size", "layers")
+    names = {"preset": list(PRESETS), "mixer": list(MIXERS), "activation": list(ACTIVATIONS)}
+    model = _Listed(
+        "a [models.…] table; beside it, a table for each mixer's options",
+        {"preset": None, **dict.fromkeys(SHAPE), "layers": None, **config.options},
+        {**config.choices, **names},
+    )
+    training = _listed(Training)._replace(
+        summary="a [training.…] table, with the task, and the validation task if another"
+    )
+    mixers = {name: _listed(mixer, "d_model") for name, mixer in MIXERS.items()}
+    lettered = {
+        name: one._replace(summary=f"{one.summary}; {MIXERS[name].letter} in a pattern") for name, one in mixers.items()
+    }
+    return {"tables": {"models": model, "training": training}, "mixers": lettered}
 
 
 def _toml(value: object) -> str:

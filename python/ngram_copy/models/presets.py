@@ -80,7 +80,8 @@ PRESETS: dict[str, dict[str, Table]] = {
 In a pattern each mixer has its own options and MLP, and the rest is that of the first letter's mixer.
 """
 
-_SHAPE = ("mixer", "pattern", "n_layers", "mlp")
+SHAPE = ("mixer", "pattern", "n_layers", "mlp")
+"""What a table says of its layers where it does not list them."""
 _FIELDS = {
     name: hint for name, hint in typing.get_type_hints(ModelConfig).items() if name not in {"vocab_size", "layers"}
 }
@@ -104,10 +105,10 @@ def model_config(vocab_size: int, options: Table) -> ModelConfig:
     ValueError
         If a key is unknown or missing, a value is not allowed, or keys contradict each other; the text is one line.
     """
-    _require_known(options, ["preset", *_SHAPE, "layers", *_FIELDS, *MIXERS], "option")
+    _require_known(options, ["preset", *SHAPE, "layers", *_FIELDS, *MIXERS], "option")
     if "layers" in options:
         for name in options:
-            if name in _SHAPE or name in MIXERS or name == "preset":
+            if name in SHAPE or name in MIXERS or name == "preset":
                 raise ValueError(f"layers says all of each layer: {name} cannot stand beside it")
         table, layers = options, _listed_layers(options["layers"])
     else:

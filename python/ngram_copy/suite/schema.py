@@ -16,7 +16,7 @@ _Examples = Annotated[int, Field(ge=2, le=10**9)]  # an interval needs two; a re
 _NAME, _PART = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", r"^[^/\s]+$"
 _PATTERNS = {
     _NAME: "must be made of letters, digits, '_', '.' and '-', and begin with one of the first two",
-    _PART: "must have no space and no '/'",
+    _PART: "must not be empty, and have no space and no '/'",
 }
 _Alias = Annotated[str, Field(pattern=_PART)]  # parts of a case's name
 _Names = Annotated[list[str], Field(min_length=1)]

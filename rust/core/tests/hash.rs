@@ -135,24 +135,37 @@ proptest! {
 #[test]
 fn outputs_larger_than_the_caches_are_the_same() {
     let tokens: Vec<u64> = (0..1_100_000_u64).map(|i| i * i % 1009).collect();
-    let expected = naive::hash_ngrams(&tokens, 4, 3);
-    for level in Level::available() {
-        // Every alignment of the output to a cache line.
-        for start in 0..8 {
-            let hasher = NgramHasher::new(4, 3).unwrap().with_level(level);
-            let mut out = vec![0; start + expected.len()];
-            hasher.hash_into(&tokens, &mut out[start..], 1).unwrap();
-            assert!(out[start..] == expected, "level {level:?}, start {start}");
+    let (narrow, wide): (Vec<u16>, Vec<u32>) = (cast(&tokens).unwrap(), cast(&tokens).unwrap());
+    for n in [1, 2, 3, 4, 7, 8, 9] {
+        let expected = naive::hash_ngrams(&tokens, n, 3);
+        for level in Level::available() {
+            // Every alignment of the output to a cache line.
+            for start in 0..8 {
+                let hasher = NgramHasher::new(n, 3).unwrap().with_level(level);
+                let mut out = vec![0; start + expected.len()];
+                let same = |out: &[u64]| assert!(out[start..] == expected, "n {n}, level {level:?}, start {start}");
+                hasher.hash_into(&narrow, &mut out[start..], 1).unwrap();
+                same(&out);
+                if n == 4 || start == 3 {
+                    hasher.hash_into(&wide, &mut out[start..], 2).unwrap();
+                    same(&out);
+                    hasher.hash_into(&tokens, &mut out[start..], 1).unwrap();
+                    same(&out);
+                }
+            }
         }
     }
 }
 
 #[test]
 fn the_boundary_symbol_is_hashed_as_itself() {
-    let symbols = [BOUNDARY, BOUNDARY, 5, 6];
-    let expected = naive::hash_ngrams(&symbols, 3, 0);
-    for level in Level::available() {
-        assert_eq!(hashes(&symbols, 3, 0, level, 1), expected);
+    let boundary = |i: u64| i < 9 || i.is_multiple_of(61);
+    let symbols: Vec<u64> = (0..200).map(|i| if boundary(i) { BOUNDARY } else { i * 0x9e37 }).collect();
+    for n in 1..=20 {
+        let expected = naive::hash_ngrams(&symbols, n, 0);
+        for level in Level::available() {
+            assert_eq!(hashes(&symbols, n, 0, level, 1), expected);
+        }
     }
     let too_large = [BOUNDARY + 1];
     assert!(u64::validate(&too_large).is_err());

@@ -101,7 +101,7 @@ def resolve_backend(
     Returns
     -------
     Resolution
-        The backend and a sentence. Under torch.func and forward-mode differentiation only torch will do.
+        The backend and a sentence. Under torch.func (but for vmap) and forward-mode differentiation only torch will do.
 
     Raises
     ------
@@ -125,7 +125,8 @@ def _device(name: str | torch.device) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"no device is called {name!r} (a backend is given by name: backend={name!r})") from error
+        hint = f"; the backend is backend={name!r}" if name in BACKENDS else ""
+        raise ValueError(f"no device is called {name!r}{hint}") from error
 
 
 def resolve(function: str, request: Request, backend: str) -> Resolution:

@@ -119,8 +119,8 @@ def transformed() -> bool:
     """Whether torch.func or forward mode computes derivatives, which the core's ops cannot, or leave out in silence."""
     if forward_ad._current_level >= 0 or is_compiling():  # a compiler cannot look at the stack of transforms
         return forward_ad._current_level >= 0
-    transform = torch._C._functorch.peek_interpreter_stack()
-    return transform is not None and transform.key() != torch._C._functorch.TransformType.Vmap
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return any(one.key() != torch._C._functorch.TransformType.Vmap for one in transforms)
 
 
 def has(function: str) -> bool:

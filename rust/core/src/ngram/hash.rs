@@ -29,8 +29,8 @@ const AT_ONCE: usize = 8;
 /// the caches would still be on their way when the next limbs are stored and read behind them.
 const BLOCK: usize = 1024;
 
-/// Limbs of a block, and as many as may be read behind them.
-const ROOM: usize = BLOCK + 3 * AT_ONCE;
+/// Limbs of a block's windows, and behind them a register's for windows that no output takes.
+const ROOM: usize = BLOCK + AT_ONCE + 16;
 
 /// The kinds of limbs, and of words.
 const LIMBS: usize = 3;
@@ -161,8 +161,8 @@ pub fn finish(sum: u64) -> u64 {
 #[inline(always)]
 fn finish_each<L: Lanes>(isa: L::Isa, sum: L) -> L {
     let high = sum.shift_right::<32>();
-    let low = sum.xor(high.times_low(high).shift_right::<16>());
-    sum.and(L::splat(isa, !0 << 32)).plus(low.times_low(L::splat(isa, 0x9e37_79b1)))
+    let low = sum.xor(high.widening_multiply(high).shift_right::<16>());
+    sum.and(L::splat(isa, !0 << 32)).plus(low.widening_multiply(L::splat(isa, 0x9e37_79b1)))
 }
 
 /// Hashes n-grams; made once for n and a seed.
@@ -597,9 +597,9 @@ fn dot<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], s
         if count < 4 {
             words = words.and(I::U64::splat(isa, (1 << (LIMB as usize * count)) - 1));
         }
-        sum = sum.plus(words.low_times(coefficients[first / 2]));
+        sum = sum.plus(words.multiply_low(coefficients[first / 2]));
         if count > 2 {
-            sum = sum.plus(words.shift_right::<32>().low_times(coefficients[first / 2 + 1]));
+            sum = sum.plus(words.shift_right::<32>().multiply_low(coefficients[first / 2 + 1]));
         }
     }
     sum

@@ -31,10 +31,10 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn shift_right<const BITS: u32>(self) -> Self;
     /// The low half of `self` times the low half of `other`.
     #[must_use]
-    fn times_low(self, other: Self) -> Self;
+    fn widening_multiply(self, other: Self) -> Self;
     /// The low half of `self` times `other` mod 2^64.
     #[must_use]
-    fn low_times(self, other: Self) -> Self;
+    fn multiply_low(self, other: Self) -> Self;
 }
 
 /// The numbers of a slice from `first` on; zeros where there are none.
@@ -101,12 +101,12 @@ impl Lanes for PortableU64 {
     }
 
     #[inline(always)]
-    fn times_low(self, other: Self) -> Self {
+    fn widening_multiply(self, other: Self) -> Self {
         Self((self.0 & 0xffff_ffff) * (other.0 & 0xffff_ffff))
     }
 
     #[inline(always)]
-    fn low_times(self, other: Self) -> Self {
+    fn multiply_low(self, other: Self) -> Self {
         Self((self.0 & 0xffff_ffff).wrapping_mul(other.0))
     }
 }

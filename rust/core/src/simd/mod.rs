@@ -132,8 +132,9 @@ impl Isa for Baseline {
 #[derive(Clone, Copy)]
 struct Avx2(());
 
+// SAFETY: a value is only made in `run_avx2`, which a `Level` of this kind alone leads to.
 #[cfg(target_arch = "x86_64")]
-impl x86::Avx2AndFma for Avx2 {}
+unsafe impl x86::Avx2AndFma for Avx2 {}
 
 #[cfg(target_arch = "x86_64")]
 impl Isa for Avx2 {
@@ -155,11 +156,13 @@ impl Isa for Avx2 {
 #[derive(Clone, Copy)]
 struct Avx512(());
 
+// SAFETY: a value is only made in `run_avx512`, which a `Level` of this kind alone leads to.
 #[cfg(target_arch = "x86_64")]
-impl x86::Avx2AndFma for Avx512 {}
+unsafe impl x86::Avx2AndFma for Avx512 {}
 
+// SAFETY: as above.
 #[cfg(target_arch = "x86_64")]
-impl x86::Avx512FBwDq for Avx512 {}
+unsafe impl x86::Avx512FBwDq for Avx512 {}
 
 #[cfg(target_arch = "x86_64")]
 impl Isa for Avx512 {

@@ -1,4 +1,4 @@
-//! The registers of AVX2 with FMA, for it and for AVX-512.
+//! The registers of AVX2 with FMA, for it and for AVX-512, and those of `u64` of both.
 
 #![allow(unreachable_pub)] // They are what `Isa` names, which is public.
 
@@ -19,8 +19,11 @@ pub struct F32x8<I>(__m256, PhantomData<I>);
 #[derive(Clone, Copy)]
 pub struct F64x4<I>(__m256d, PhantomData<I>);
 
-/// An instruction set with AVX2 and FMA, of which a value is proof.
-pub trait Avx2AndFma: Isa {}
+/// An instruction set with AVX2 and FMA.
+///
+/// # Safety
+/// A value of it must be proof that the machine has them.
+pub unsafe trait Avx2AndFma: Isa {}
 
 // SAFETY of all calls below: a value of these types, or the instruction set that makes one, is proof of AVX2 and FMA.
 macro_rules! registers {
@@ -272,8 +275,11 @@ pub struct U64x4<I>(__m256i, PhantomData<I>);
 #[derive(Clone, Copy)]
 pub struct U64x8<I>(__m512i, PhantomData<I>);
 
-/// An instruction set with AVX-512 F, BW and DQ, of which a value is proof.
-pub trait Avx512FBwDq: Isa {}
+/// An instruction set with AVX-512 F, BW and DQ.
+///
+/// # Safety
+/// A value of it must be proof that the machine has them.
+pub unsafe trait Avx512FBwDq: Isa {}
 
 // SAFETY of all calls below: a value of these types, or the instruction set that makes one, is proof of its instructions.
 macro_rules! lanes {
@@ -327,7 +333,7 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
-            fn low_times(self, other: Self) -> Self {
+            fn multiply_low(self, other: Self) -> Self {
                 Self(unsafe { Self::low_product(self.0, other.0) }, PhantomData)
             }
         }
@@ -340,7 +346,7 @@ lanes! {
     plus _mm256_add_epi64;
     xor _mm256_xor_si256;
     and _mm256_and_si256;
-    times_low _mm256_mul_epu32;
+    widening_multiply _mm256_mul_epu32;
 }
 
 lanes! {
@@ -349,7 +355,7 @@ lanes! {
     plus _mm512_add_epi64;
     xor _mm512_xor_si512;
     and _mm512_and_si512;
-    times_low _mm512_mul_epu32;
+    widening_multiply _mm512_mul_epu32;
 }
 
 impl<I: Avx2AndFma> U64x4<I> {
