@@ -73,10 +73,11 @@ macro_rules! tokens {
                 valid(self)
             }
 
-            // Of few bits, so that many fit into a register.
+            // Of few bits, so that many fit into a register; without closures, which may stay functions of their own.
             #[inline(always)]
             fn limb(self, kind: usize) -> u16 {
-                (self as $bits).checked_shr(LIMB * kind as u32).map_or(0, |limbs| limbs as u16)
+                let shift = LIMB * kind as u32;
+                if shift < <$bits>::BITS { (self as $bits >> shift) as u16 } else { 0 }
             }
 
             #[inline(always)]
@@ -483,7 +484,11 @@ type Splat<I> = [<I as Isa>::U64; AT_ONCE / 2];
 
 #[inline(always)]
 fn splat<I: Isa>(isa: I, coefficients: &Coefficients) -> Splat<I> {
-    coefficients.map(|c| I::U64::splat(isa, c))
+    let mut registers = [I::U64::splat(isa, 0); AT_ONCE / 2];
+    for (register, coefficient) in registers.iter_mut().zip(coefficients) {
+        *register = I::U64::splat(isa, *coefficient);
+    }
+    registers
 }
 
 #[inline(always)]
