@@ -491,6 +491,7 @@ fn splat<I: Isa>(isa: I, coefficients: &Coefficients) -> Splat<I> {
     registers
 }
 
+/// A fixed number at a time, whose loop the compiler unrolls, and what is left.
 #[inline(always)]
 fn hash_windows<const N: usize, I: Isa>(
     isa: I,
@@ -508,6 +509,7 @@ fn hash_windows<const N: usize, I: Isa>(
     hash_few::<N, I>(isa, coefficients, offset, limbs, tail);
 }
 
+/// [`hash_windows`] a register at a time.
 #[inline(always)]
 fn hash_few<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, offset: I::U64, limbs: &[u16], out: &mut [u64]) {
     for (out, first) in out.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
