@@ -18,6 +18,27 @@ pub(super) mod single {
     /// (2^f − 1) / f for |f| ≤ ½, relative error of 2^f 2e-9.
     const EXP2M1: [f32; 6] =
         [6.931_472_029e-1, 2.402_264_791e-1, 5.550_332_470e-2, 9.618_437_359e-3, 1.339_887_474e-3, 1.535_336_224e-4];
+    /// (2^f − 1) / f for |f| ≤ 1/16, relative error of 2^f 2.7e-8.
+    const EXP2M1_OF_A_SIXTEENTH: [f32; 3] = [6.931_472_421e-1, 2.402_576_357e-1, 5.549_622_327e-2];
+    /// 2^(i/8), less i eighths of the last place of its exponent: see [`Vector::power_of_eighths`].
+    const EIGHTHS: [f32; 8] = {
+        let mut powers = [
+            1.0,
+            1.090_507_7,
+            1.189_207_1,
+            1.296_839_6,
+            std::f32::consts::SQRT_2,
+            1.542_210_8,
+            1.681_792_9,
+            1.834_008_1,
+        ];
+        let mut i = 0;
+        while i < 8 {
+            powers[i] = f32::from_bits(powers[i].to_bits() - ((i as u32) << 20));
+            i += 1;
+        }
+        powers
+    };
     /// (ln((1 + s) / (1 − s)) − 2s) / s³ in s² for s² ≤ 1/9, absolute error 4.5e-9 · s².
     const ATANH: [f32; 4] = [6.666_641_313e-1, 4.002_169_918e-1, 2.799_913_887e-1, 2.802_447_065e-1];
 
@@ -61,8 +82,16 @@ pub(super) mod single {
     #[inline(always)]
     pub(in crate::simd) fn exp2_constants<V: Vector<Scalar = f32>>(isa: V::Isa) -> [V; 8] {
         let mut constants = [V::splat(isa, f32::MAGIC); 8];
-        for (constant, coefficient) in constants.iter_mut().zip([1.0].into_iter().chain(EXP2M1)) {
-            *constant = V::splat(isa, coefficient);
+        if V::LOOKS_UP {
+            constants[0] = V::splat(isa, f32::MAGIC / 8.0);
+            for (constant, coefficient) in constants[1..].iter_mut().zip(EXP2M1_OF_A_SIXTEENTH) {
+                *constant = V::splat(isa, coefficient);
+            }
+            constants[4] = V::load(isa, &EIGHTHS);
+        } else {
+            for (constant, coefficient) in constants.iter_mut().zip([1.0].into_iter().chain(EXP2M1)) {
+                *constant = V::splat(isa, coefficient);
+            }
         }
         std::hint::black_box(constants)
     }
@@ -75,8 +104,27 @@ pub(super) mod single {
         b: [V; N],
     ) -> [V; N] {
         // Loops, not closures: a closure would be a function of its own, without the instruction set.
+        let (mut shifted, mut f) = (a, a);
+        if V::LOOKS_UP {
+            let [magic, c1, c2, c3, eighths, ..] = *constants;
+            let mut sums = [c3; N];
+            for n in 0..N {
+                shifted[n] = a[n].mul_add(b[n], magic);
+                f[n] = a[n].mul_add(b[n], magic - shifted[n]);
+            }
+            for coefficient in [c2, c1] {
+                for n in 0..N {
+                    sums[n] = sums[n].mul_add(f[n], coefficient);
+                }
+            }
+            for n in 0..N {
+                let power = eighths.power_of_eighths(shifted[n]);
+                sums[n] = sums[n].mul_add(power * f[n], power);
+            }
+            return sums;
+        }
         let [coefficients @ .., c6, magic] = constants;
-        let (mut shifted, mut f, mut sums) = (a, a, [*c6; N]);
+        let mut sums = [*c6; N];
         for n in 0..N {
             shifted[n] = a[n].mul_add(b[n], *magic);
             f[n] = a[n].mul_add(b[n], *magic - shifted[n]);

@@ -50,7 +50,7 @@ pub trait Float:
 
     /// e^x, to 1.06 ulp in `f32`, denormal results included (errors of all: over every `f32`, by `tests/math.rs`).
     fn exp<V: Vector<Scalar = Self>>(isa: V::Isa, x: V) -> V;
-    /// 2^(a b) for a b in −125 … 126, to 1.23 ulp of the rounded product in `f32` (0.96 with FMA, of the exact one);
+    /// 2^(a b) for a b in −125 … 126, to 1.29 ulp in `f32`: of the exact product with FMA, of the rounded one without;
     /// anything for others, NaN included.
     fn exp2_of_products<V: Vector<Scalar = Self>, const N: usize>(
         isa: V::Isa,
@@ -118,6 +118,19 @@ pub trait Vector:
     /// `then` where `self` < `other`, else `otherwise`.
     #[must_use]
     fn if_less(self, other: Self, then: Self, otherwise: Self) -> Self;
+    /// Whether it looks up one of eight numbers in every lane at once, for [`Self::power_of_eighths`].
+    const LOOKS_UP: bool = false;
+
+    /// 2^k for a multiple k of 1/8, given as `magic` = [`Float::MAGIC`] / 8 + k. Lane i of `self` is 2^(i/8), less i eighths
+    /// of the last place of its exponent: those that `magic` adds. (`self` where it does not look up.)
+    #[must_use]
+    #[inline(always)]
+    fn power_of_eighths(self, magic: Self) -> Self {
+        let _ = magic;
+        self
+    }
+    /// Rows become columns: lane j of register i goes to lane i of register j, of the first [`Self::LANES`] registers.
+    fn transpose(rows: &mut [Self; 8]);
     /// The sum of each register of a slice, to `out` of the same length: the halves added, and again.
     fn sums(rows: &[Self], out: &mut [Self::Scalar]);
 
@@ -340,6 +353,18 @@ macro_rules! portable {
             #[inline(always)]
             fn if_less(self, other: Self, then: Self, otherwise: Self) -> Self {
                 Self(self.0.simd_lt(other.0).select(then.0, otherwise.0))
+            }
+
+            #[inline(always)]
+            fn transpose(rows: &mut [Self; 8]) {
+                let before = rows.map(|row| row.0.to_array());
+                for (lane, row) in rows[..$lanes].iter_mut().enumerate() {
+                    let mut lanes = [0.0; $lanes];
+                    for (to, from) in lanes.iter_mut().zip(&before) {
+                        *to = from[lane];
+                    }
+                    *row = Self(lanes.into());
+                }
             }
 
             #[inline(always)]

@@ -31,6 +31,7 @@ macro_rules! registers {
         $name:ident, $scalar:ty, $lanes:literal;
         $set1:ident $loadu:ident $storeu:ident $fmadd:ident $fnmadd:ident $max:ident $min:ident $cmp:ident $blendv:ident $andnot:ident;
         $($trait:ident $operator:ident $intrinsic:ident;)*
+        $({ $($extra:item)* })?
     ) => {
         $(
             impl<I: Avx2AndFma> $trait for $name<I> {
@@ -130,6 +131,11 @@ macro_rules! registers {
             }
 
             #[inline(always)]
+            fn transpose(rows: &mut [Self; 8]) {
+                unsafe { Self::columns(rows) };
+            }
+
+            #[inline(always)]
             fn sums(rows: &[Self], out: &mut [$scalar]) {
                 let (groups, rest) = rows.as_chunks::<$lanes>();
                 let (sums, last) = out.as_chunks_mut::<$lanes>();
@@ -142,6 +148,8 @@ macro_rules! registers {
                     unsafe { Self::sum_each(&group).store(last) };
                 }
             }
+
+            $($($extra)*)?
         }
     };
 }
@@ -154,6 +162,14 @@ registers! {
     Sub sub _mm256_sub_ps;
     Mul mul _mm256_mul_ps;
     Div div _mm256_div_ps;
+    {
+        const LOOKS_UP: bool = true;
+
+        #[inline(always)]
+        fn power_of_eighths(self, magic: Self) -> Self {
+            unsafe { Self::look_up_and_scale(self, magic) }
+        }
+    }
 }
 
 registers! {
@@ -192,6 +208,42 @@ impl<I: Avx2AndFma> F32x8<I> {
             let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(magic.0));
             let sum = _mm256_add_epi32(_mm256_castps_si256(self.0), exponent);
             Self(_mm256_castsi256_ps(sum), PhantomData)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn columns(rows: &mut [Self; 8]) {
+        // SAFETY: see above.
+        unsafe {
+            // Pairs of rows, then fours, within halves of registers; then the halves.
+            let (mut pairs, mut fours) = (*rows, *rows);
+            for row in 0..4 {
+                let (a, b) = (rows[2 * row].0, rows[2 * row + 1].0);
+                pairs[2 * row].0 = _mm256_unpacklo_ps(a, b);
+                pairs[2 * row + 1].0 = _mm256_unpackhi_ps(a, b);
+            }
+            for half in [0, 4] {
+                for pair in 0..2 {
+                    let (a, b) = (pairs[half + pair].0, pairs[half + pair + 2].0);
+                    fours[half + 2 * pair].0 = _mm256_shuffle_ps::<0x44>(a, b);
+                    fours[half + 2 * pair + 1].0 = _mm256_shuffle_ps::<0xee>(a, b);
+                }
+            }
+            for row in 0..4 {
+                let (a, b) = (fours[row].0, fours[row + 4].0);
+                rows[row].0 = _mm256_permute2f128_ps::<0x20>(a, b);
+                rows[row + 4].0 = _mm256_permute2f128_ps::<0x31>(a, b);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up_and_scale(table: Self, magic: Self) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let eighths = _mm256_castps_si256(magic.0); // Of which the lowest three bits choose a lane.
+            let powers = _mm256_castps_si256(_mm256_permutevar8x32_ps(table.0, eighths));
+            Self(_mm256_castsi256_ps(_mm256_add_epi32(powers, _mm256_slli_epi32::<20>(eighths))), PhantomData)
         }
     }
 
@@ -248,6 +300,19 @@ impl<I: Avx2AndFma> F64x4<I> {
             let exponent = _mm256_slli_epi64::<52>(_mm256_castpd_si256(magic.0));
             let sum = _mm256_add_epi64(_mm256_castpd_si256(self.0), exponent);
             Self(_mm256_castsi256_pd(sum), PhantomData)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn columns(rows: &mut [Self; 8]) {
+        // SAFETY: see above.
+        unsafe {
+            let (even, odd) = Self::split(rows[0], rows[1]);
+            let (later_even, later_odd) = Self::split(rows[2], rows[3]);
+            rows[0].0 = _mm256_permute2f128_pd::<0x20>(even.0, later_even.0);
+            rows[1].0 = _mm256_permute2f128_pd::<0x20>(odd.0, later_odd.0);
+            rows[2].0 = _mm256_permute2f128_pd::<0x31>(even.0, later_even.0);
+            rows[3].0 = _mm256_permute2f128_pd::<0x31>(odd.0, later_odd.0);
         }
     }
 

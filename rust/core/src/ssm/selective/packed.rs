@@ -33,16 +33,19 @@ impl<V: Vector> Packed<V> {
     /// Takes the steps of a block from (`d_state`, `seq_len`).
     #[inline(always)]
     pub(super) fn pack(&mut self, isa: V::Isa, b: &[V::Scalar], c: &[V::Scalar], seq_len: usize, block: Block) {
+        let zero = V::splat(isa, V::Scalar::ZERO);
         for (from, to) in [(b, &mut self.b), (c, &mut self.c)] {
             for (rows, registers) in from.chunks(V::LANES * seq_len).zip(to.chunks_mut(BLOCK)) {
-                let mut lanes = [[V::Scalar::ZERO; 8]; BLOCK];
-                for (lane, row) in rows.chunks(seq_len).enumerate() {
-                    for (lanes, value) in lanes.iter_mut().zip(&row[block.start..block.end]) {
-                        lanes[lane] = *value;
+                for (group, registers) in
+                    registers.chunks_mut(V::LANES).take(block.steps().div_ceil(V::LANES)).enumerate()
+                {
+                    let steps = block.start + group * V::LANES..block.end;
+                    let mut lanes = [zero; 8];
+                    for (lane, row) in lanes.iter_mut().zip(rows.chunks(seq_len)) {
+                        *lane = V::load(isa, &row[steps.clone()]);
                     }
-                }
-                for (register, lanes) in registers.iter_mut().zip(&lanes[..block.steps()]) {
-                    *register = V::load(isa, lanes);
+                    V::transpose(&mut lanes);
+                    registers.copy_from_slice(&lanes[..V::LANES]);
                 }
             }
         }
@@ -88,6 +91,9 @@ impl<V: Vector> Rates<V> {
     }
 }
 
+/// Registers of step sizes that go through softplus at once.
+const AT_ONCE: usize = 4;
+
 /// A channel's step sizes in a block of steps, and the inputs times these.
 pub(super) struct StepSizes<T> {
     pub(super) delta: [T; BLOCK],
@@ -114,20 +120,30 @@ impl<T: Float> StepSizes<T> {
         let zero = T::Vector::<I>::splat(isa, T::ZERO);
         let (mut largest, mut not_finite) = (zero, zero);
         let lanes = T::Vector::<I>::LANES;
-        for start in (0..u.len()).step_by(lanes) {
-            let mut step = T::Vector::<I>::load(isa, &delta[start..]) + bias(start);
+        for start in (0..u.len()).step_by(AT_ONCE * lanes) {
+            // Several at once, each by itself a chain of dependent operations.
+            let mut steps = [zero; AT_ONCE];
+            let mut slopes = [zero; AT_ONCE];
+            for register in 0..AT_ONCE {
+                let at = (start + register * lanes).min(u.len());
+                steps[register] = T::Vector::<I>::load(isa, &delta[at..]) + bias(at);
+            }
             if softplus {
-                let slope;
-                (step, slope) = T::softplus_and_slope(isa, step);
-                if SLOPE {
-                    slope.store(&mut self.slope[start..]);
+                for register in 0..AT_ONCE {
+                    (steps[register], slopes[register]) = T::softplus_and_slope(isa, steps[register]);
                 }
             }
-            step.store(&mut self.delta[start..]);
-            (step * T::Vector::<I>::load(isa, &u[start..])).store(&mut self.delta_u[start..]);
-            // What is read beyond the slice are zeros: finite, and at most softplus(bias).
-            largest = largest.max(step.abs());
-            not_finite = step.mul_add(zero, not_finite);
+            for register in 0..AT_ONCE {
+                let (step, at) = (steps[register], start + register * lanes);
+                step.store(&mut self.delta[at..]);
+                if SLOPE && softplus {
+                    slopes[register].store(&mut self.slope[at..]);
+                }
+                (step * T::Vector::<I>::load(isa, &u[at.min(u.len())..])).store(&mut self.delta_u[at..]);
+                // What is read beyond the slice are zeros: finite, and at most softplus(bias).
+                largest = largest.max(step.abs());
+                not_finite = step.mul_add(zero, not_finite);
+            }
         }
         let mut lanes = [T::ZERO; 8];
         largest.store(&mut lanes);
