@@ -80,20 +80,13 @@ impl Keystream {
     }
 
     /// Calls `map(position, words, out)` on blocks of `out` with as many words of the keystream.
-    fn map_words(&self, first: u64, out: &mut [u32], mut map: impl FnMut(u64, &[[u8; 4]], &mut [u32])) {
-        self.map_rows(first, 1, out, &mut map);
-    }
-
-    /// [`Self::map_words`] on blocks of whole rows of at most [`BLOCK`] words.
-    fn map_rows(&self, first: u64, row: usize, out: &mut [u32], mut map: impl FnMut(u64, &[[u8; 4]], &mut [u32])) {
+    fn map_words(&self, first: u64, out: &mut [u32], mut map: impl FnMut(u64, &[u32], &mut [u32])) {
         let mut rng = self.at(0, u128::from(first));
-        let mut bytes = [0; 4 * BLOCK];
-        let mut position = first;
-        for block in out.chunks_mut(BLOCK / row * row) {
-            let bytes = &mut bytes[..4 * block.len()];
-            rng.fill_bytes(bytes);
-            map(position, bytes.as_chunks().0, block);
-            position = position.wrapping_add(block.len() as u64);
+        let mut words = [0; BLOCK];
+        for (position, block) in (first..).step_by(BLOCK).zip(out.chunks_mut(BLOCK)) {
+            let words = &mut words[..block.len()];
+            fill_words(&mut rng, words);
+            map(position, words, block);
         }
     }
 
@@ -149,6 +142,14 @@ impl Keystream {
             let displaced = moved.remove(&step).unwrap_or(step);
             *value = if place == step { displaced } else { moved.insert(place, displaced).unwrap_or(place) };
         }
+    }
+}
+
+/// Writes the next words of a keystream.
+fn fill_words(rng: &mut ChaCha8Rng, words: &mut [u32]) {
+    rng.fill_bytes(bytemuck::cast_slice_mut(words));
+    for word in words {
+        *word = u32::from_le(*word);
     }
 }
 
@@ -211,13 +212,13 @@ pub fn uniform(rows: Rows, seq_len: usize, vocab_size: u64, threads: usize, out:
         keystream.map_words(first + token as u64, piece, |position, words, out| {
             let mut lowest = u32::MAX;
             for (token, word) in out.iter_mut().zip(words) {
-                let product = u64::from(u32::from_le_bytes(*word)) * vocab_size;
+                let product = u64::from(*word) * vocab_size;
                 *token = (product >> 32) as u32;
                 lowest = lowest.min(product as u32);
             }
             if lowest < threshold {
                 for ((position, token), word) in (position..).zip(out).zip(words) {
-                    let low = u32::from_le_bytes(*word).wrapping_mul(vocab_size as u32);
+                    let low = word.wrapping_mul(vocab_size as u32);
                     if low < threshold {
                         *token = keystream.redraw_u32(position, vocab_size, threshold);
                     }
@@ -284,7 +285,7 @@ impl Categorical {
         over_rows(out, 1, threads, |token, piece| {
             keystream.map_words(first + token as u64, piece, |_, words, out| {
                 for (token, word) in out.iter_mut().zip(words) {
-                    *token = self.outcome(u32::from_le_bytes(*word));
+                    *token = self.outcome(*word);
                 }
             });
         })
@@ -312,6 +313,23 @@ pub fn zipf_counts(vocab_size: u64, exponent: f64) -> Result<Vec<u64>> {
         up_to - std::mem::replace(&mut below, up_to)
     });
     Ok(counts.collect())
+}
+
+/// Gives an array of as many rows as there are, at most [`LANES`], to an expression.
+macro_rules! by_rows {
+    ($all:ident, $seq_len:expr, |$rows:ident| $walk:expr) => {
+        match $all.len() / $seq_len {
+            1 => by_rows!(1, $all, $seq_len, |$rows| $walk),
+            2 => by_rows!(2, $all, $seq_len, |$rows| $walk),
+            3 => by_rows!(3, $all, $seq_len, |$rows| $walk),
+            _ => by_rows!(LANES, $all, $seq_len, |$rows| $walk),
+        }
+    };
+    ($count:expr, $all:ident, $seq_len:expr, |$rows:ident| $walk:expr) => {{
+        let mut each = $all.chunks_exact_mut($seq_len);
+        let $rows: [&mut [u32]; $count] = std::array::from_fn(|_| each.next().unwrap_or_default());
+        $walk
+    }};
 }
 
 /// A place of a state's alias table, with the outcomes themselves, as the first places of their states.
@@ -390,19 +408,24 @@ impl Markov {
         let keystream = Keystream::new(rows, Kind::Markov, seq_len, self.vocab_size);
         over_rows(out, seq_len, threads, |row, piece| {
             let first = first + row as u64 * seq_len as u64;
-            if LANES * seq_len <= BLOCK {
-                keystream.map_rows(first, seq_len, piece, |first, words, rows| {
-                    copy_words(words, rows);
-                    in_groups(first, seq_len, rows, |first, rows| match split::<LANES>(seq_len, rows) {
-                        Some(rows) => drop(self.start(&keystream, first, seq_len, rows)),
-                        None => drop(self.start(&keystream, first, seq_len, [rows])),
-                    });
-                });
+            let group = LANES * seq_len;
+            let groups = |first: u64, rows| (first..).step_by(group).zip(<[u32]>::chunks_mut(rows, group));
+            if group <= BLOCK {
+                // A keystream for whole groups.
+                let block = BLOCK / group * group;
+                let mut rng = keystream.at(0, u128::from(first));
+                for (first, block) in (first..).step_by(block).zip(piece.chunks_mut(block)) {
+                    fill_words(&mut rng, block);
+                    for (first, rows) in groups(first, block) {
+                        by_rows!(rows, seq_len, |rows| {
+                            self.start(&keystream, first, seq_len, rows);
+                        });
+                    }
+                }
             } else {
-                in_groups(first, seq_len, piece, |first, rows| match split::<LANES>(seq_len, rows) {
-                    Some(rows) => self.walk_long(&keystream, first, rows),
-                    None => self.walk_long(&keystream, first, [rows]),
-                });
+                for (first, rows) in groups(first, piece) {
+                    by_rows!(rows, seq_len, |rows| self.walk_long(&keystream, first, rows));
+                }
             }
         })
     }
@@ -412,15 +435,12 @@ impl Markov {
         let seq_len = rows[0].len();
         let mut rngs =
             std::array::from_fn::<_, ROWS, _>(|row| keystream.at(0, first as u128 + (row * seq_len) as u128));
-        let mut bytes = [0; 4 * BLOCK];
         let mut states = None;
         for begin in (0..seq_len).step_by(BLOCK) {
             let end = seq_len.min(begin + BLOCK);
             let mut blocks = rows.each_mut().map(|row| &mut row[begin..end]);
             for (rng, block) in rngs.iter_mut().zip(&mut blocks) {
-                let bytes = &mut bytes[..4 * block.len()];
-                rng.fill_bytes(bytes);
-                copy_words(bytes.as_chunks().0, block);
+                fill_words(rng, block);
             }
             states = Some(match states {
                 None => self.start(keystream, first, seq_len, blocks),
@@ -471,29 +491,6 @@ impl Markov {
         }
         states
     }
-}
-
-fn copy_words(words: &[[u8; 4]], out: &mut [u32]) {
-    for (out, word) in out.iter_mut().zip(words) {
-        *out = u32::from_le_bytes(*word);
-    }
-}
-
-/// Calls `walk(first draw, rows)` on groups of [`LANES`] rows, and on each of the rest.
-fn in_groups(first: u64, seq_len: usize, rows: &mut [u32], mut walk: impl FnMut(u64, &mut [u32])) {
-    let group = LANES * seq_len;
-    let (groups, rest) = rows.split_at_mut(rows.len() / group * group);
-    let after = first + groups.len() as u64;
-    let firsts = (first..).step_by(group).zip(groups.chunks_exact_mut(group));
-    firsts
-        .chain((after..).step_by(seq_len).zip(rest.chunks_exact_mut(seq_len)))
-        .for_each(|(first, rows)| walk(first, rows));
-}
-
-/// The rows of a group; None for a single row.
-fn split<const ROWS: usize>(seq_len: usize, group: &mut [u32]) -> Option<[&mut [u32]; ROWS]> {
-    let mut rows = group.chunks_exact_mut(seq_len);
-    (rows.len() == ROWS).then(|| [(); ROWS].map(|()| rows.next().unwrap_or_default()))
 }
 
 /// Rows of `k` distinct values in `0..high`, in random order: every ordered choice is equally likely.
