@@ -80,7 +80,7 @@ $(VENV)/.peers: $(VENV)/.dev
 	@$(PIP) -e '.[peers]'
 	@touch $@
 
-bench-ssm: $(VENV)/.peers  ## time the recurrences against their peers; prints ratios, keeps a record
+bench-ssm: $(VENV)/.peers  ## time the recurrences against their peers (half an hour); prints ratios, keeps a record
 	@cargo bench -q -p ngram-copy-core --bench math -- '^Exp2/' >/dev/null
 	@$(BIN)/python benches/ssm.py --records results
 

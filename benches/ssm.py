@@ -6,6 +6,8 @@ Each measurement is a process of its own, bound to as many cores as it has threa
 after round, so that a machine that slows down slows all of them. It warms up on a short sequence (which also loads and
 compiles what there is to), then on the whole one, then repeats it. Peak memory is that of one call above what the
 process held before, its inputs included. On the first run of a case, outputs are held against ours.
+
+The whole takes about half an hour on two cores. The record is written after each case.
 """
 
 from __future__ import annotations
@@ -305,31 +307,29 @@ def child(arguments: list[str], threads: int) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run(cases: list[int], threads: list[int], rounds: int) -> list[dict[str, Any]]:
-    """Measure all ways of some cases in turn; the outputs of each are held against ours."""
+def run(index: int, threads: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Measure all ways of a case in turn; the outputs of each are held against ours."""
+    case = CASES[index]
     found = []
-    for index in cases:
-        case = CASES[index]
-        print(f"\n{case}", file=sys.stderr)
-        for count in threads:
-            kept: dict[str, dict[str, Any]] = {}
-            for _ in range(rounds):
-                for by in (OURS, *case.peers):
-                    if rounds > 1 and sum(kept.get(by, {"seconds": []})["seconds"]) > 4 * BUDGET:
-                        continue  # what takes so long is timed in one round
-                    one = child(["--one", str(index), by, str(count)], count)
-                    entry = kept.setdefault(by, one | {"seconds": []})
-                    entry["seconds"] = entry["seconds"] + one["seconds"]
-                    sums = np.asarray(one["sums"])
-                    if not np.allclose(sums, kept[OURS]["sums"], rtol=1e-3):
-                        raise SystemExit(f"{case}: {by} computes something else: {sums} is not {kept[OURS]['sums']}")
-            measured = [
-                {"recurrence": case.recurrence, "pass": case.work, "shape": case.shape, "threads": count, "by": by}
-                | {key: value for key, value in entry.items() if key != "sums"}
-                for by, entry in kept.items()
-            ]
-            print(table(measured), file=sys.stderr)
-            found += measured
+    for count in threads:
+        kept: dict[str, dict[str, Any]] = {}
+        for _ in range(rounds):
+            for by in (OURS, *case.peers):
+                if rounds > 1 and sum(kept.get(by, {"seconds": []})["seconds"]) > 4 * BUDGET:
+                    continue  # what takes so long is timed in one round
+                one = child(["--one", str(index), by, str(count)], count)
+                entry = kept.setdefault(by, one | {"seconds": []})
+                entry["seconds"] = entry["seconds"] + one["seconds"]
+                sums = np.asarray(one["sums"])
+                if not np.allclose(sums, kept[OURS]["sums"], rtol=1e-3):
+                    raise SystemExit(f"{case}: {by} computes something else: {sums} is not {kept[OURS]['sums']}")
+        measured = [
+            {"recurrence": case.recurrence, "pass": case.work, "shape": case.shape, "threads": count, "by": by}
+            | {key: value for key, value in entry.items() if key != "sums"}
+            for by, entry in kept.items()
+        ]
+        print(table(measured), file=sys.stderr)
+        found += measured
     return found
 
 
@@ -419,10 +419,12 @@ def shares(measurements: list[dict[str, Any]], rate: dict[str, float]) -> list[s
 
 def main() -> int:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose description has this text")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 2)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds in which all ways of a case take turns")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="rounds in which all ways of a case take turns (default: %(default)s)"
+    )
     parser.add_argument("--records", type=Path, help="folder in which a record of the run is kept")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--errors", action="store_true", help=argparse.SUPPRESS)
@@ -438,17 +440,28 @@ def main() -> int:
     chosen = [index for index, case in enumerate(CASES) if options.only in str(case)]
     if not chosen:
         parser.error(f"no case has {options.only!r} in its description; they are:\n" + "\n".join(map(str, CASES)))
+    now, brand = datetime.now(UTC).isoformat(timespec="seconds"), cpuinfo.get_cpu_info()["brand_raw"]
     rate = child(["--rates"], 1)
-    measurements = run(chosen, options.threads, options.rounds)
+    measurements: list[dict[str, Any]] = []
     record = {
         "schema": 1,
-        "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": cpuinfo.get_cpu_info()["brand_raw"],
+        "datetime": now,
+        "cpu": brand,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "rates": rate,
         "errors": child(["--errors"], 1),
         "measurements": measurements,
     }
+    start = time.perf_counter()
+    for done, index in enumerate(chosen):
+        left = f", {(time.perf_counter() - start) / done * (len(chosen) - done) / 60:.0f} min left" if done else ""
+        print(f"\n{CASES[index]}  [{done + 1} of {len(chosen)}{left}]", file=sys.stderr)
+        measurements += run(index, options.threads, options.rounds)
+        if options.records:  # after each case: what was measured is kept whatever comes
+            options.records.mkdir(parents=True, exist_ok=True)
+            path = options.records / record_name("ssm", now, brand)
+            path.with_suffix(".tmp").write_text(json.dumps(record, indent=1) + "\n")
+            path.with_suffix(".tmp").replace(path)
     print(
         "\nShare of the bound, one thread: " + ", ".join(f"{value / 1e9:.3g} G{key}/s" for key, value in rate.items())
     )
@@ -458,9 +471,6 @@ def main() -> int:
         values = ", ".join(f"{name} {value:.1e}" for name, value in error.items() if name != "recurrence")
         print(f"  {error['recurrence']}: {values}")
     if options.records:
-        options.records.mkdir(parents=True, exist_ok=True)
-        path = options.records / record_name("ssm", record["datetime"], record["cpu"])
-        path.write_text(json.dumps(record, indent=1) + "\n")
         print(f"\nRecord: {path}")
     return 0
 
