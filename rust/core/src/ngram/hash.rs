@@ -358,15 +358,17 @@ impl NgramHasher {
     /// [`Self::hash_valid`] of a block. With `stream` the hashes are written past the caches.
     fn hash_block<T: Token>(&self, symbols: &[T], out: &mut [u64], stream: bool, limbs: &mut [u16; ROOM]) {
         let hashed = &symbols[..out.len() + self.n - 1];
-        if self.n > AT_ONCE || self.level.run(Kinds(hashed)) != [true, false, false] {
-            return self.hash_in_passes(hashed, out, stream, limbs);
+        if self.n <= AT_ONCE {
+            let lowest = T::as_limbs(symbols).or_else(|| {
+                let kinds = self.level.run(Fill { symbols: hashed, kind: 0, limbs });
+                (kinds == [true, false, false]).then_some(&limbs[..])
+            });
+            if let Some(limbs) = lowest {
+                let coefficients = of_kind(&self.coefficients, 0);
+                return self.level.run(Hash { n: self.n, coefficients, offset: self.offset, limbs, out, stream });
+            }
         }
-        let limbs = T::as_limbs(symbols).unwrap_or_else(|| {
-            self.level.run(Fill { symbols: hashed, kind: 0, limbs });
-            limbs
-        });
-        let coefficients = of_kind(&self.coefficients, 0);
-        self.level.run(Hash { n: self.n, coefficients, offset: self.offset, limbs, out, stream });
+        self.hash_in_passes(hashed, out, stream, limbs);
     }
 
     /// [`Self::hash_block`] in passes: one for each kind of words and [`AT_ONCE`] tokens of the window.
@@ -376,10 +378,12 @@ impl NgramHasher {
         for (first, coefficients) in (0..).step_by(AT_ONCE).zip(self.coefficients.chunks(AT_ONCE / 2)) {
             let n = AT_ONCE.min(self.n - first);
             let symbols = &symbols[first..first + sums.len() + n - 1];
-            let kinds = self.level.run(Kinds(symbols));
-            for kind in (0..LIMBS).filter(|&kind| kinds[kind]) {
-                self.level.run(Fill { symbols, kind, limbs });
-                self.level.run(Add { n, coefficients: of_kind(coefficients, kind), limbs, sums });
+            let mut kinds = [true; LIMBS];
+            for kind in 0..LIMBS {
+                if kinds[kind] {
+                    kinds = self.level.run(Fill { symbols, kind, limbs });
+                    self.level.run(Add { n, coefficients: of_kind(coefficients, kind), limbs, sums });
+                }
             }
         }
         self.level.run(Finish { sums, out, stream });
@@ -394,23 +398,7 @@ fn of_kind(coefficients: &[[u64; LIMBS]], kind: usize) -> Coefficients {
 /// Those of the words of [`AT_ONCE`] tokens.
 type Coefficients = [u64; AT_ONCE / 2];
 
-/// Which kinds of limbs are not all zero; the lowest always counts as one.
-struct Kinds<'a, T>(&'a [T]);
-
-impl<T: Token> Kernel for Kinds<'_, T> {
-    type Output = [bool; LIMBS];
-
-    #[inline(always)]
-    fn run<I: Isa>(self, _: I) -> [bool; LIMBS] {
-        if size_of::<T>() * 8 <= LIMB as usize {
-            return [true, false, false];
-        }
-        let all = self.0.iter().fold(0, |all, symbol| all | symbol.to_u64());
-        std::array::from_fn(|kind| kind == 0 || all.limb(kind) != 0)
-    }
-}
-
-/// The limbs of a kind.
+/// The limbs of a kind; gives which kinds are not all zero, of which the lowest always counts as one.
 struct Fill<'a, T> {
     symbols: &'a [T],
     kind: usize,
@@ -418,10 +406,10 @@ struct Fill<'a, T> {
 }
 
 impl<T: Token> Kernel for Fill<'_, T> {
-    type Output = ();
+    type Output = [bool; LIMBS];
 
     #[inline(always)]
-    fn run<I: Isa>(self, _: I) {
+    fn run<I: Isa>(self, _: I) -> [bool; LIMBS] {
         let Self { symbols, kind, limbs } = self;
         match kind {
             0 => fill_limbs::<T, 0>(symbols, limbs),
@@ -432,10 +420,14 @@ impl<T: Token> Kernel for Fill<'_, T> {
 }
 
 #[inline(always)]
-fn fill_limbs<T: Token, const KIND: usize>(symbols: &[T], limbs: &mut [u16; ROOM]) {
+fn fill_limbs<T: Token, const KIND: usize>(symbols: &[T], limbs: &mut [u16; ROOM]) -> [bool; LIMBS] {
+    let (mut second, mut third) = (0, 0);
     for (limb, symbol) in limbs.iter_mut().zip(symbols) {
         *limb = symbol.limb(KIND);
+        second |= symbol.limb(1);
+        third |= symbol.limb(2);
     }
+    [true, second != 0, third != 0]
 }
 
 /// Calls a function for windows of up to [`AT_ONCE`] tokens, whose number is then known to the compiler.
