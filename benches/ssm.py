@@ -17,14 +17,16 @@ import ctypes
 import gc
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,10 @@ LRU = {"batch": 4, "d_model": 512, "d_state": 512, "seq_len": 1024}
 WIDE = {"batch": 4, "width": 1024, "seq_len": 1024}
 CONVOLUTION = {"batch": 4, "channels": 1024, "kernel_size": 4, "seq_len": 1024}
 LOOP, PARALLEL, CONVOLVED, TRANSFORMERS, FLA = (name for name in TORCH if name != OURS)
-BUDGET, REPEATS = 3.0, 15
+BUDGET, REPEATS = 2.0, 15
 """Seconds that the repeats of one process may take, and how many there are at most."""
+PRELOADED = ["torch", "torch._dynamo", "ngram_copy.models.ops"]
+"""What takes long to import: once, by the process of which the others are copies."""
 EXP_NUMBERS = 2048
 """Numbers of which rust/core/benches/math.rs computes the exponentials in one call."""
 VERSIONS = ("torch", "jax", "transformers", "fla-core", "numpy")
@@ -290,21 +294,31 @@ def errors() -> list[dict[str, Any]]:
 # --- All of them ------------------------------------------------------------------------------------------
 
 
-def child(arguments: list[str], threads: int) -> Any:
-    """Run this file with other arguments on so many cores; gives what it prints."""
-    cores = sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_setaffinity") else None
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+def child(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process of its own on so many cores; gives what it returns."""
+    context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    context.set_forkserver_preload(PRELOADED)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_result, args=(sender, threads, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise SystemExit(f"{function.__name__}{arguments} ended without a result") from None
+    finally:
+        process.join()
+
+
+def send_result(sender: Connection, threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """What a process of its own does."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     if threads == 1:
-        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-        preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    warnings.simplefilter("ignore")
+    sender.send(function(*arguments))
 
 
 def run(index: int, threads: list[int], rounds: int) -> list[dict[str, Any]]:
@@ -315,9 +329,9 @@ def run(index: int, threads: list[int], rounds: int) -> list[dict[str, Any]]:
         kept: dict[str, dict[str, Any]] = {}
         for _ in range(rounds):
             for by in (OURS, *case.peers):
-                if rounds > 1 and sum(kept.get(by, {"seconds": []})["seconds"]) > 4 * BUDGET:
+                if rounds > 1 and sum(kept.get(by, {"seconds": []})["seconds"]) > 5 * BUDGET:
                     continue  # what takes so long is timed in one round
-                one = child(["--one", str(index), by, str(count)], count)
+                one = child(count, measure, case, by, count)
                 entry = kept.setdefault(by, one | {"seconds": []})
                 entry["seconds"] = entry["seconds"] + one["seconds"]
                 sums = np.asarray(one["sums"])
@@ -426,22 +440,12 @@ def main() -> int:
         "--rounds", type=int, default=2, help="rounds in which all ways of a case take turns (default: %(default)s)"
     )
     parser.add_argument("--records", type=Path, help="folder in which a record of the run is kept")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--errors", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--rates", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        index, by, threads = options.one
-        print(json.dumps(measure(CASES[int(index)], by, int(threads))))
-        return 0
-    if options.errors or options.rates:
-        print(json.dumps(errors() if options.errors else rates()))
-        return 0
     chosen = [index for index, case in enumerate(CASES) if options.only in str(case)]
     if not chosen:
         parser.error(f"no case has {options.only!r} in its description; they are:\n" + "\n".join(map(str, CASES)))
     now, brand = datetime.now(UTC).isoformat(timespec="seconds"), cpuinfo.get_cpu_info()["brand_raw"]
-    rate = child(["--rates"], 1)
+    rate = child(1, rates)
     measurements: list[dict[str, Any]] = []
     record = {
         "schema": 1,
@@ -449,7 +453,7 @@ def main() -> int:
         "cpu": brand,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "rates": rate,
-        "errors": child(["--errors"], 1),
+        "errors": child(1, errors),
         "measurements": measurements,
     }
     start = time.perf_counter()

@@ -1,0 +1,218 @@
+//! The passes over a block of windows: limbs, what they make of sums, and hashes.
+
+use super::{AT_ONCE, LIMB, LIMBS, ROOM, Token, finish_each};
+use crate::simd::{self, Isa, Kernel, LINES, Lanes};
+
+/// The coefficients of words of a kind, zeros behind them.
+pub(super) fn of_kind(coefficients: &[[u64; LIMBS]], kind: usize) -> Coefficients {
+    std::array::from_fn(|p| coefficients.get(p).map_or(0, |of_word| of_word[kind]))
+}
+
+/// Those of the words of [`AT_ONCE`] tokens.
+pub(super) type Coefficients = [u64; AT_ONCE / 2];
+
+/// The limbs of a kind; gives which kinds are not all zero, of which the lowest always counts as one.
+pub(super) struct Fill<'a, T> {
+    pub(super) symbols: &'a [T],
+    pub(super) kind: usize,
+    pub(super) limbs: &'a mut [u16; ROOM],
+}
+
+impl<T: Token> Kernel for Fill<'_, T> {
+    type Output = [bool; LIMBS];
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) -> [bool; LIMBS] {
+        let Self { symbols, kind, limbs } = self;
+        match kind {
+            0 => fill_limbs::<T, 0>(symbols, limbs),
+            1 => fill_limbs::<T, 1>(symbols, limbs),
+            _ => fill_limbs::<T, 2>(symbols, limbs),
+        }
+    }
+}
+
+#[inline(always)]
+fn fill_limbs<T: Token, const KIND: usize>(symbols: &[T], limbs: &mut [u16; ROOM]) -> [bool; LIMBS] {
+    let (mut second, mut third) = (0, 0);
+    for (limb, symbol) in limbs.iter_mut().zip(symbols) {
+        *limb = symbol.limb(KIND);
+        second |= symbol.limb(1);
+        third |= symbol.limb(2);
+    }
+    [true, second != 0, third != 0]
+}
+
+/// Calls a function for windows of up to [`AT_ONCE`] tokens, whose number is then known to the compiler.
+macro_rules! by_length {
+    ($n:expr, $function:ident($($argument:expr),*)) => {
+        match $n {
+            1 => $function::<1, _>($($argument),*),
+            2 => $function::<2, _>($($argument),*),
+            3 => $function::<3, _>($($argument),*),
+            4 => $function::<4, _>($($argument),*),
+            5 => $function::<5, _>($($argument),*),
+            6 => $function::<6, _>($($argument),*),
+            7 => $function::<7, _>($($argument),*),
+            _ => $function::<AT_ONCE, _>($($argument),*),
+        }
+    };
+}
+
+/// Hashes of windows whose tokens have limbs of one kind, as many as `out` takes.
+pub(super) struct Hash<'a> {
+    pub(super) n: usize,
+    pub(super) coefficients: Coefficients,
+    pub(super) offset: u64,
+    pub(super) limbs: &'a [u16],
+    pub(super) out: &'a mut [u64],
+    pub(super) stream: bool,
+}
+
+impl Kernel for Hash<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { n, coefficients, offset, limbs, out, stream } = self;
+        let (coefficients, offset) = (splat(isa, &coefficients), I::U64::splat(isa, offset));
+        if stream {
+            by_length!(n, stream_windows(isa, &coefficients, offset, limbs, out));
+        } else {
+            by_length!(n, hash_windows(isa, &coefficients, offset, limbs, out));
+        }
+    }
+}
+
+/// [`Coefficients`] in registers.
+type Splat<I> = [<I as Isa>::U64; AT_ONCE / 2];
+
+#[inline(always)]
+fn splat<I: Isa>(isa: I, coefficients: &Coefficients) -> Splat<I> {
+    let mut registers = [I::U64::splat(isa, 0); AT_ONCE / 2];
+    for (register, coefficient) in registers.iter_mut().zip(coefficients) {
+        *register = I::U64::splat(isa, *coefficient);
+    }
+    registers
+}
+
+/// A fixed number at a time, whose loop the compiler unrolls, and what is left.
+#[inline(always)]
+fn hash_windows<const N: usize, I: Isa>(
+    isa: I,
+    coefficients: &Splat<I>,
+    offset: I::U64,
+    limbs: &[u16],
+    out: &mut [u64],
+) {
+    let (lines, tail) = out.as_chunks_mut::<LINES>();
+    let mut limbs = limbs;
+    for hashes in lines {
+        hash_few::<N, I>(isa, coefficients, offset, limbs, hashes);
+        limbs = &limbs[LINES..];
+    }
+    hash_few::<N, I>(isa, coefficients, offset, limbs, tail);
+}
+
+/// [`hash_windows`] a register at a time.
+#[inline(always)]
+fn hash_few<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, offset: I::U64, limbs: &[u16], out: &mut [u64]) {
+    for (out, first) in out.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
+        finish_each(isa, dot::<N, I>(isa, coefficients, &limbs[first..], offset)).store(out);
+    }
+}
+
+/// [`hash_windows`] that writes past the caches; few lines at a time, so that the processor writes some while it computes
+/// the next.
+#[inline(always)]
+fn stream_windows<const N: usize, I: Isa>(
+    isa: I,
+    coefficients: &Splat<I>,
+    offset: I::U64,
+    limbs: &[u16],
+    out: &mut [u64],
+) {
+    let (head, middle, tail) = simd::lines(out);
+    let (of_head, mut limbs) = (limbs, &limbs[head.len()..]);
+    hash_windows::<N, I>(isa, coefficients, offset, of_head, head);
+    for lines in middle {
+        let mut hashes = [0; LINES];
+        hash_few::<N, I>(isa, coefficients, offset, limbs, &mut hashes);
+        isa.stream(lines, &hashes);
+        limbs = &limbs[LINES..];
+    }
+    hash_windows::<N, I>(isa, coefficients, offset, limbs, tail);
+}
+
+/// Adds what limbs of a kind make of windows to their sums.
+pub(super) struct Add<'a> {
+    pub(super) n: usize,
+    pub(super) coefficients: Coefficients,
+    pub(super) limbs: &'a [u16],
+    pub(super) sums: &'a mut [u64],
+}
+
+impl Kernel for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { n, coefficients, limbs, sums } = self;
+        by_length!(n, add_windows(isa, &splat(isa, &coefficients), limbs, sums));
+    }
+}
+
+#[inline(always)]
+fn add_windows<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], sums: &mut [u64]) {
+    for (sums, first) in sums.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
+        dot::<N, I>(isa, coefficients, &limbs[first..], I::U64::load(isa, sums)).store(sums);
+    }
+}
+
+/// Writes hashes from sums.
+pub(super) struct Finish<'a> {
+    pub(super) sums: &'a mut [u64],
+    pub(super) out: &'a mut [u64],
+    pub(super) stream: bool,
+}
+
+impl Kernel for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { sums, out, stream } = self;
+        for sums in sums.chunks_mut(I::U64::LANES) {
+            finish_each(isa, I::U64::load(isa, sums)).store(sums);
+        }
+        if !stream {
+            return out.copy_from_slice(sums);
+        }
+        let (head, middle, tail) = simd::lines(out);
+        let (of_head, rest) = sums.split_at(head.len());
+        let (of_middle, of_tail) = rest.as_chunks::<LINES>();
+        head.copy_from_slice(of_head);
+        for (lines, hashes) in middle.iter_mut().zip(of_middle) {
+            isa.stream(lines, hashes);
+        }
+        tail.copy_from_slice(of_tail);
+    }
+}
+
+/// `start + Σ_p c_p·w_p mod 2^64` over the words of the first N limbs from each of the first indices on.
+#[inline(always)]
+fn dot<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], start: I::U64) -> I::U64 {
+    let mut sum = start;
+    for first in (0..N).step_by(4) {
+        let mut words = I::U64::windows(isa, &limbs[first..]);
+        let count = N - first;
+        if count < 4 {
+            words = words.and(I::U64::splat(isa, (1 << (LIMB as usize * count)) - 1));
+        }
+        sum = sum.plus(words.multiply_low(coefficients[first / 2]));
+        if count > 2 {
+            sum = sum.plus(words.shift_right::<32>().multiply_low(coefficients[first / 2 + 1]));
+        }
+    }
+    sum
+}
