@@ -1,5 +1,6 @@
 """The benchmark of recurrences: peers compute what we compute, and tables say what was measured."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -51,3 +52,11 @@ def test_the_table_says_how_much_faster_ours_is():
     assert "ours is    7.5× faster with 0.125 of the memory" in jax
     (share,) = ssm.shares(measurements, {"exponentials": 32e3, "flops": 1.0, "bytes": 1.0})
     assert share.startswith("   50% (0.5 of 1.0 ms)  selective_scan, forward")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to cores")
+def test_a_measurement_is_a_process_of_its_own():
+    assert ssm.child(1, os.getpid) != os.getpid()
+    assert len(ssm.child(1, os.sched_getaffinity, 0)) == 1
+    with pytest.raises(SystemExit, match=r"exit.* ended without a result"):
+        ssm.child(1, sys.exit, 3)
