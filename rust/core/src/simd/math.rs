@@ -106,6 +106,7 @@ pub(super) mod single {
         // Loops, not closures: a closure would be a function of its own, without the instruction set.
         let (mut shifted, mut f) = (a, a);
         if V::LOOKS_UP {
+            // The power of the nearest eighth, and a cubic in what is left.
             let [magic, c1, c2, c3, eighths, ..] = *constants;
             let mut sums = [c3; N];
             for n in 0..N {
