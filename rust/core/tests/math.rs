@@ -23,7 +23,7 @@ fn exact(function: Function, x: f64) -> f64 {
 fn bound(function: Function) -> f64 {
     match function {
         Function::Exp => 1.06,
-        Function::Exp2 => 1.29,
+        Function::Exp2 => 1.23,
         Function::Expm1 => 1.74,
         Function::Log1p => 1.53,
         Function::Softplus | Function::SoftplusOfBoth => 2.05,

@@ -120,7 +120,8 @@ pub(super) mod single {
             }
             for n in 0..N {
                 let power = eighths.power_of_eighths(shifted[n]);
-                sums[n] = sums[n].mul_add(power * f[n], power);
+                // Not times the power first: that product might be denormal.
+                sums[n] = (sums[n] * f[n]).mul_add(power, power);
             }
             return sums;
         }
