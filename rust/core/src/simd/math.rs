@@ -20,9 +20,10 @@ pub(super) mod single {
         [6.931_472_029e-1, 2.402_264_791e-1, 5.550_332_470e-2, 9.618_437_359e-3, 1.339_887_474e-3, 1.535_336_224e-4];
     /// (2^f − 1) / f for |f| ≤ 1/16, relative error of 2^f 2.7e-8.
     const EXP2M1_OF_A_SIXTEENTH: [f32; 3] = [6.931_472_421e-1, 2.402_576_357e-1, 5.549_622_327e-2];
-    /// 2^(i/8), less i eighths of the last place of its exponent: see [`Vector::power_of_eighths`].
-    const EIGHTHS: [f32; 8] = {
-        let mut powers = [
+    /// 2^(i/8), less i eighths of the last place of its exponent: see [`Vector::power_of_eighths`]. Twice, for registers of
+    /// sixteen numbers.
+    const EIGHTHS: [f32; 16] = {
+        let powers: [f32; 8] = [
             1.0,
             1.090_507_7,
             1.189_207_1,
@@ -32,12 +33,13 @@ pub(super) mod single {
             1.681_792_9,
             1.834_008_1,
         ];
+        let mut table = [0.0; 16];
         let mut i = 0;
-        while i < 8 {
-            powers[i] = f32::from_bits(powers[i].to_bits() - ((i as u32) << 20));
+        while i < 16 {
+            table[i] = f32::from_bits(powers[i % 8].to_bits() - ((i as u32 % 8) << 20));
             i += 1;
         }
-        powers
+        table
     };
     /// (ln((1 + s) / (1 − s)) − 2s) / s³ in s² for s² ≤ 1/9, absolute error 4.5e-9 · s².
     const ATANH: [f32; 4] = [6.666_641_313e-1, 4.002_169_918e-1, 2.799_913_887e-1, 2.802_447_065e-1];

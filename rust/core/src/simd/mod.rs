@@ -5,6 +5,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod lanes;
 mod map;
 mod math;
@@ -16,7 +18,7 @@ mod x86;
 pub use lanes::{Lanes, PortableU64};
 pub use map::{Function, map};
 pub use memory::{HeadMut, LINES, Lines, Soon, Zero, Zeroed, lines, prefetch, stream_fence, until_line};
-pub use vector::{Float, PortableF32, PortableF64, Vector};
+pub use vector::{Float, MOST_LANES, PortableF32, PortableF64, Vector};
 
 /// An instruction set that this machine is known to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +168,7 @@ unsafe impl x86::Avx512FBwDq for Avx512 {}
 
 #[cfg(target_arch = "x86_64")]
 impl Isa for Avx512 {
-    type F32 = x86::F32x8<Self>;
+    type F32 = avx512::F32x16<Self>;
     type F64 = x86::F64x4<Self>;
     type U64 = x86::U64x8<Self>;
 

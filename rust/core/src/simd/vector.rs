@@ -9,6 +9,9 @@ use std::ops::{Add, Div, Mul, Sub};
 use super::Isa;
 use super::math;
 
+/// The most numbers that a register of any level holds.
+pub const MOST_LANES: usize = 16;
+
 /// A number type of the recurrences: `f32` or `f64`.
 pub trait Float:
     Copy
@@ -130,7 +133,7 @@ pub trait Vector:
         self
     }
     /// Rows become columns: lane j of register i goes to lane i of register j, of the first [`Self::LANES`] registers.
-    fn transpose(rows: &mut [Self; 8]);
+    fn transpose(rows: &mut [Self; MOST_LANES]);
     /// The sum of each register of a slice, to `out` of the same length: the halves added, and again.
     fn sums(rows: &[Self], out: &mut [Self::Scalar]);
 
@@ -138,7 +141,7 @@ pub trait Vector:
     #[inline(always)]
     #[must_use]
     fn map(self, isa: Self::Isa, function: impl Fn(Self::Scalar) -> Self::Scalar) -> Self {
-        let mut lanes = [Self::Scalar::ZERO; 8];
+        let mut lanes = [Self::Scalar::ZERO; MOST_LANES];
         self.store(&mut lanes[..Self::LANES]);
         for lane in &mut lanes[..Self::LANES] {
             *lane = function(*lane);
@@ -356,7 +359,7 @@ macro_rules! portable {
             }
 
             #[inline(always)]
-            fn transpose(rows: &mut [Self; 8]) {
+            fn transpose(rows: &mut [Self; MOST_LANES]) {
                 let before = rows.map(|row| row.0.to_array());
                 for (lane, row) in rows[..$lanes].iter_mut().enumerate() {
                     let mut lanes = [0.0; $lanes];

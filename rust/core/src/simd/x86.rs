@@ -9,7 +9,7 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use super::Isa;
 use super::lanes::{Lanes, chunk};
-use super::vector::Vector;
+use super::vector::{MOST_LANES, Vector};
 
 /// Eight `f32`.
 #[derive(Clone, Copy)]
@@ -131,7 +131,7 @@ macro_rules! registers {
             }
 
             #[inline(always)]
-            fn transpose(rows: &mut [Self; 8]) {
+            fn transpose(rows: &mut [Self; MOST_LANES]) {
                 unsafe { Self::columns(rows) };
             }
 
@@ -212,7 +212,7 @@ impl<I: Avx2AndFma> F32x8<I> {
     }
 
     #[inline(always)]
-    unsafe fn columns(rows: &mut [Self; 8]) {
+    unsafe fn columns(rows: &mut [Self; MOST_LANES]) {
         // SAFETY: see above.
         unsafe {
             // Pairs of rows, then fours, within halves of registers; then the halves.
@@ -304,7 +304,7 @@ impl<I: Avx2AndFma> F64x4<I> {
     }
 
     #[inline(always)]
-    unsafe fn columns(rows: &mut [Self; 8]) {
+    unsafe fn columns(rows: &mut [Self; MOST_LANES]) {
         // SAFETY: see above.
         unsafe {
             let (even, odd) = Self::split(rows[0], rows[1]);

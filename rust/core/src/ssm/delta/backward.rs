@@ -7,7 +7,7 @@
 use super::forward::Values;
 use super::packed::{Packed, by_gate};
 use super::{Gate, Inputs, Part, Shape, Upstream};
-use crate::simd::{Float, HeadMut, Isa, Kernel, Vector};
+use crate::simd::{Float, HeadMut, Isa, Kernel, MOST_LANES, Vector};
 use crate::ssm::sequence::{BLOCK, Block, Sequences};
 
 /// Columns of a tile: all its states in a block of steps stay in the second cache.
@@ -123,7 +123,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
             }
         }
         let unused = (head_k % lanes > 0).then(|| {
-            let mut lanes = [T::ZERO; 8];
+            let mut lanes = [T::ZERO; MOST_LANES];
             lanes[head_k % T::Vector::<I>::LANES..].fill(T::ONE);
             T::Vector::<I>::load(isa, &lanes)
         });
@@ -186,7 +186,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
             }
             sums.write(isa, &inputs, &packed, block, &mut written);
         }
-        let mut column = [T::ZERO; 8];
+        let mut column = [T::ZERO; MOST_LANES];
         for (of_state, (first, len)) in of_states.chunks(registers).zip(part.tiles()) {
             for (register, columns) in of_state.iter().enumerate() {
                 for (at, of_column) in columns[..len].iter().enumerate() {
@@ -233,7 +233,7 @@ fn load_state<V: Vector>(
     let lanes = V::LANES;
     for (register, columns) in to.iter_mut().enumerate() {
         let rows = register * lanes..shape.head_k.min((register + 1) * lanes);
-        let mut transposed = [[V::Scalar::ZERO; 8]; COLUMNS];
+        let mut transposed = [[V::Scalar::ZERO; MOST_LANES]; COLUMNS];
         for (lane, row) in rows.enumerate() {
             let row = &state[row * shape.head_v + first..][..len];
             for (column, x) in transposed.iter_mut().zip(row) {

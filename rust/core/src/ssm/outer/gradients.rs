@@ -6,7 +6,7 @@ use super::pack::{
 };
 use super::tile::{CHUNK, CHUNKS, Columns, Pair, Products, READ, ROWS, RowWeights, SPAN, Tile, WRITE, reverse, scan};
 use super::{Head, Rows};
-use crate::simd::{Float, HeadMut, Soon, Vector};
+use crate::simd::{Float, HeadMut, MOST_LANES, Soon, Vector};
 
 /// Memory for one head in one span, used by all.
 pub(super) struct Scratch<V: Vector> {
@@ -27,8 +27,8 @@ pub(super) struct Scratch<V: Vector> {
     mix_values: [Mix<V::Scalar>; CHUNKS],
     /// What is read of a pair of columns.
     sums: [Columns<V>; CHUNKS],
-    /// Products of the gradient of the state with values: for each tile of a register of channels, in each chunk.
-    products: [[Products<V>; CHUNKS]; 2],
+    /// Products of the gradient of a tile of the state with values, in each chunk.
+    products: [Products<V>; CHUNKS],
     /// Their sums, `[step][channel]`.
     of_keys: Vec<V::Scalar>,
     /// Matrices, row by row.
@@ -59,7 +59,7 @@ impl<V: Vector> Scratch<V> {
             mix: [[[V::Scalar::ZERO; CHUNK]; CHUNK]; CHUNKS],
             mix_values: [[[V::Scalar::ZERO; CHUNK]; CHUNK]; CHUNKS],
             sums: [[[zero; 2]; CHUNK]; CHUNKS],
-            products: [[[[zero; ROWS]; CHUNK]; CHUNKS]; 2],
+            products: [[[zero; ROWS]; CHUNK]; CHUNKS],
             of_keys: vec![V::Scalar::ZERO; SPAN * key_pairs * 2 * V::LANES],
             flat: Vec::new(),
             flat_2: Vec::new(),
@@ -217,9 +217,8 @@ impl<V: Vector> Scratch<V> {
         }
         let mut ahead = Ahead::new(next, self.key_tiles * self.value_pairs);
         for tile in 0..self.key_tiles {
-            let in_register = tile % (V::LANES / ROWS);
             let weights = &self.weights[tile * CHUNKS..][..chunks];
-            let products = &mut self.products[in_register];
+            let products = &mut self.products;
             for pair in 0..self.value_pairs {
                 ahead.ask();
                 let of_pair = pair * CHUNKS..pair * CHUNKS + chunks;
@@ -232,9 +231,7 @@ impl<V: Vector> Scratch<V> {
                     reverse::<_, false>(isa, weights, values, of_output, of_values, products, gradient);
                 }
             }
-            if in_register + 1 == V::LANES / ROWS || tile + 1 == self.key_tiles {
-                self.sum_products(isa, chunks, tile / (V::LANES / ROWS));
-            }
+            self.sum_products(chunks, tile);
         }
         write_columns(isa, &self.of_values, span, &mut head.of_v);
         for chunk in (0..chunks).rev() {
@@ -290,16 +287,17 @@ impl<V: Vector> Scratch<V> {
         }
     }
 
-    /// Sums of products over lanes, to a register of channels: where it has fewer tiles, the others' are of no use.
+    /// Sums of products over lanes, to the channels of a tile.
     #[inline(always)]
-    fn sum_products(&mut self, isa: V::Isa, chunks: usize, register: usize) {
+    fn sum_products(&mut self, chunks: usize, tile: usize) {
         let width = self.keys.registers * V::LANES;
-        for step in 0..chunks * CHUNK {
-            let mut all = [V::splat(isa, V::Scalar::ZERO); 8];
-            for (rows, products) in all.as_chunks_mut::<ROWS>().0.iter_mut().zip(&self.products[..V::LANES / ROWS]) {
-                *rows = products[step / CHUNK][step % CHUNK];
+        let steps = self.of_keys.chunks_exact_mut(CHUNK * width);
+        for (products, steps) in self.products[..chunks].iter().zip(steps) {
+            let mut sums = [V::Scalar::ZERO; CHUNK * ROWS];
+            V::sums(products.as_flattened(), &mut sums);
+            for (sums, channels) in sums.as_chunks::<ROWS>().0.iter().zip(steps.chunks_exact_mut(width)) {
+                channels[tile * ROWS..][..ROWS].copy_from_slice(sums);
             }
-            V::sums(&all[..V::LANES], &mut self.of_keys[step * width + register * V::LANES..][..V::LANES]);
         }
     }
 
@@ -311,7 +309,7 @@ impl<V: Vector> Scratch<V> {
         let all = self.key_pairs * self.value_tiles;
         flatten(&carried.ends[which * all..][..all], self.value_tiles, &mut self.flat_2, key_width);
         for (register, through) in carried.through.iter_mut().enumerate() {
-            let mut sums = [V::Scalar::ZERO; 8];
+            let mut sums = [V::Scalar::ZERO; MOST_LANES];
             for lane in 0..V::LANES.min(head.head_k.saturating_sub(register * V::LANES)) {
                 let channel = register * V::LANES + lane;
                 let gradients = &self.flat[channel * value_width..][..head.head_v];

@@ -2,7 +2,7 @@
 
 use super::tile::{CHUNK, CHUNKS, Columns, DECAY, Pair, READ, ROWS, RowWeights, SPAN, Tile, WRITE};
 use super::{Head, HeadGate, Rows};
-use crate::simd::{Float, HeadMut, Isa, Soon, Vector};
+use crate::simd::{Float, HeadMut, Isa, MOST_LANES, Soon, Vector};
 use crate::ssm::Sequences;
 
 /// Every so many blocks of an example, the last state is kept in the backward pass.
@@ -388,7 +388,7 @@ pub(super) fn columns_to_rows<V: Vector>(
 /// Puts a register of channels where the rows of tiles have these.
 #[inline(always)]
 fn put<V: Vector>(value: V, register: usize, chunk: usize, which: usize, rows: &mut [RowWeights<V::Scalar>]) {
-    let mut lanes = [V::Scalar::ZERO; 8];
+    let mut lanes = [V::Scalar::ZERO; MOST_LANES];
     value.store(&mut lanes[..V::LANES]);
     let tiles = V::LANES / ROWS;
     for tile in 0..tiles {

@@ -1,7 +1,7 @@
 //! Weights and states of a channel's modes in registers, and a step of them.
 
 use super::{Inputs, Shape};
-use crate::simd::{Float, Vector};
+use crate::simd::{Float, MOST_LANES, Vector};
 use crate::ssm::complex::{Complex, Numbers};
 
 /// Registers for `n_modes` complex numbers, with 0 in lanes that hold a mode and 1 in the others of the last one.
@@ -16,7 +16,7 @@ impl<V: Vector> Lanes<V> {
         let registers = n_modes.div_ceil(V::LANES);
         let last = n_modes - (registers - 1) * V::LANES;
         // In the order that complex numbers have in registers.
-        let mut pairs = [V::Scalar::ONE; 16];
+        let mut pairs = [V::Scalar::ONE; 2 * MOST_LANES];
         pairs[..2 * last].fill(V::Scalar::ZERO);
         let unused = (last < V::LANES).then(|| Complex::<V>::load(isa, &pairs).re);
         Self { registers, unused }

@@ -1,6 +1,6 @@
 //! What the kernels have in registers or step by step: weights, rates and step sizes; the output's last touch.
 
-use crate::simd::{self, Float, Isa, Vector};
+use crate::simd::{self, Float, Isa, MOST_LANES, Vector};
 use crate::ssm::sequence::{BLOCK, Block};
 
 /// What is the same for all channels of a part in one block of steps.
@@ -40,7 +40,7 @@ impl<V: Vector> Packed<V> {
                     registers.chunks_mut(V::LANES).take(block.steps().div_ceil(V::LANES)).enumerate()
                 {
                     let steps = block.start + group * V::LANES..block.end;
-                    let mut lanes = [zero; 8];
+                    let mut lanes = [zero; MOST_LANES];
                     for (lane, row) in lanes.iter_mut().zip(rows.chunks(seq_len)) {
                         *lane = V::load(isa, &row[steps.clone()]);
                     }
@@ -145,7 +145,7 @@ impl<T: Float> StepSizes<T> {
                 not_finite = step.mul_add(zero, not_finite);
             }
         }
-        let mut lanes = [T::ZERO; 8];
+        let mut lanes = [T::ZERO; MOST_LANES];
         largest.store(&mut lanes);
         let largest = lanes.iter().fold(T::ZERO, |most, x| if *x > most { *x } else { most });
         self.largest = if not_finite.sum() == T::ZERO { largest.to_f64() } else { f64::INFINITY };

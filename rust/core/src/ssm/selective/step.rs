@@ -3,7 +3,7 @@
 use super::packed::{StepSizes, finish};
 use super::tile::LARGEST;
 use super::{CHANNELS, Inputs, Part, Shape};
-use crate::simd::{Float, Isa, Kernel, Vector};
+use crate::simd::{Float, Isa, Kernel, MOST_LANES, Vector};
 
 pub(super) struct Step<'a, T> {
     pub(super) shape: Shape,
@@ -116,7 +116,7 @@ impl<T: Float> States<'_, T> {
             }
             *product = sum;
         }
-        let mut each = [T::ZERO; 8];
+        let mut each = [T::ZERO; MOST_LANES];
         largest.store(&mut each);
         not_finite.sum() == T::ZERO && each.iter().all(|power| power.to_f64() < LARGEST)
     }

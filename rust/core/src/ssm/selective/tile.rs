@@ -1,7 +1,7 @@
 //! One or two registers of a channel's states through a block of steps, forward and back.
 
 use super::packed::{Packed, StepSizes};
-use crate::simd::{Float, Vector};
+use crate::simd::{Float, MOST_LANES, Vector};
 use crate::ssm::sequence::BLOCK;
 
 /// 2^x is computed without a clamp where |x| is below this.
@@ -48,7 +48,7 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
         let at = |register| first + register;
         let partial = first + WIDTH == packed.registers && packed.last < V::LANES;
         let unused = partial.then(|| {
-            let mut lanes = [V::Scalar::ZERO; 8];
+            let mut lanes = [V::Scalar::ZERO; MOST_LANES];
             lanes[packed.last..].fill(V::Scalar::ONE);
             V::load(isa, &lanes)
         });
