@@ -1,7 +1,7 @@
 //! The backward pass: blocks from the last to the first, each recomputed from the state that the forward pass kept.
 
 use super::packed::{Packed, Rates, StepSizes, load_states, prefetch, store_states};
-use super::tile::{History, LARGEST, Tile, TileSums};
+use super::tile::{History, LARGEST, Tile, TileSums, add_sums};
 use super::{Inputs, Part, Shape, Upstream};
 use crate::simd::{Float, Isa, Kernel, Vector};
 use crate::ssm::parts::by_twos;
@@ -62,25 +62,20 @@ impl<T: Float> Kernel for Backward<'_, T> {
             }
         }
         let kept = sequences.checkpoints() * d_state;
-        let (mut of_b, mut of_c) = (vec![zero; registers * BLOCK], vec![zero; registers * BLOCK]);
-        let mut history = History { states: [[zero; 2]; BLOCK + 1], decays: [[zero; 2]; BLOCK] };
-        let (mut with_b, mut with_a, mut products) = ([zero; BLOCK], [zero; BLOCK], [zero; BLOCK]);
+        let mut of_weights = vec![[zero; 2]; registers * BLOCK];
+        let mut history = History { steps: [[[zero; 2]; 2]; BLOCK], end: [zero; 2] };
+        let mut products = [zero; BLOCK];
         let mut sizes = StepSizes::EMPTY;
         let mut start_states = vec![zero; registers];
         for block in sequences.blocks(part.row).into_iter().rev() {
             packed.pack(isa, &inputs.b[weights.clone()], &inputs.c[weights.clone()], seq_len, block);
-            of_b.fill(zero);
-            of_c.fill(zero);
+            of_weights.fill([zero; 2]);
             let count = block.steps();
             for channel in 0..part.channels {
                 let of = part.first + channel;
                 let start = (part.row * shape.d_model + of) * seq_len + block.start;
                 for values in [Some(inputs.u), Some(inputs.delta), Some(upstream.y), inputs.z].into_iter().flatten() {
                     prefetch(values, start + seq_len, count);
-                }
-                let of_z = gradients.z.as_deref();
-                for values in [Some(&*gradients.u), Some(&*gradients.delta), of_z].into_iter().flatten() {
-                    prefetch(values, (channel + 1) * seq_len + block.start, count);
                 }
                 let (u, delta) = (&inputs.u[start..start + count], &inputs.delta[start..start + count]);
                 let bias = inputs.delta_bias.map_or(T::ZERO, |bias| bias[of]);
@@ -106,6 +101,13 @@ impl<T: Float> Kernel for Backward<'_, T> {
                     let tile = Tile::<T::Vector<I>, WIDTH>::of(isa, &packed, for_decay, register);
                     let start = &start_states[register..];
                     tile.recompute(isa, count, &sizes, bounded, start, &mut history);
+                    if register == 0 {
+                        // Not with the inputs: so many lines at once would wait for each other.
+                        let of_z = gradients.z.as_deref();
+                        for values in [Some(&*gradients.u), Some(&*gradients.delta), of_z].into_iter().flatten() {
+                            prefetch(values, (channel + 1) * seq_len + block.start, count);
+                        }
+                    }
                     if z.is_some() {
                         tile.products(count, &history, &mut products);
                         add_sums(&products, &mut y);
@@ -113,14 +115,11 @@ impl<T: Float> Kernel for Backward<'_, T> {
                     let mut sums = TileSums {
                         g: &mut of_states[of_channel.clone()][register..],
                         a: &mut of_rates[of_channel.clone()][register..],
-                        b: &mut of_b[register * BLOCK..],
-                        c: &mut of_c[register * BLOCK..],
-                        with_b: &mut with_b,
-                        with_a: &mut with_a,
+                        weights: &mut of_weights[register * BLOCK..],
+                        with_b: &mut sum_b,
+                        with_a: &mut sum_a,
                     };
                     tile.reverse(isa, count, &sizes, &dy, &a[register..], &history, &mut sums);
-                    add_sums(&with_b, &mut sum_b);
-                    add_sums(&with_a, &mut sum_a);
                 });
                 if block.checkpoint.is_none() {
                     of_states[of_channel].fill(zero);
@@ -145,9 +144,9 @@ impl<T: Float> Kernel for Backward<'_, T> {
             }
             for step in 0..count {
                 let at = (block.start + step) * d_state;
-                for (registers, sums) in [(&of_b, &mut *gradients.b), (&of_c, &mut *gradients.c)] {
+                for (which, sums) in [&mut *gradients.b, &mut *gradients.c].into_iter().enumerate() {
                     for (register, sums) in sums[at..at + d_state].chunks_mut(T::Vector::<I>::LANES).enumerate() {
-                        registers[register * BLOCK + step].store(sums);
+                        of_weights[register * BLOCK + step][which].store(sums);
                     }
                 }
             }
@@ -158,16 +157,6 @@ impl<T: Float> Kernel for Backward<'_, T> {
         for (from, to) in of_rates.chunks(registers).zip(gradients.a.chunks_mut(d_state)) {
             store_states(from, to);
         }
-    }
-}
-
-/// Adds the sum of each register.
-#[inline(always)]
-fn add_sums<V: Vector>(rows: &[V; BLOCK], to: &mut [V::Scalar; BLOCK]) {
-    let mut sums = [V::Scalar::ZERO; BLOCK];
-    V::sums(rows, &mut sums);
-    for (to, sum) in to.iter_mut().zip(sums) {
-        *to += sum;
     }
 }
 

@@ -9,9 +9,8 @@ pub(super) struct Packed<V> {
     pub(super) registers: usize,
     /// Lanes of the last register.
     pub(super) last: usize,
-    /// `b[register * BLOCK + step]`.
-    pub(super) b: Vec<V>,
-    pub(super) c: Vec<V>,
+    /// B and C: `weights[register * BLOCK + step]`.
+    pub(super) weights: Vec<[V; 2]>,
     /// [`Float::exp2_constants`].
     pub(super) exp2: [V; 8],
 }
@@ -20,12 +19,10 @@ impl<V: Vector> Packed<V> {
     #[inline(always)]
     pub(super) fn new(isa: V::Isa, d_state: usize) -> Self {
         let registers = d_state.div_ceil(V::LANES);
-        let zeros = vec![V::splat(isa, V::Scalar::ZERO); registers * BLOCK];
         Self {
             registers,
             last: d_state - (registers - 1) * V::LANES,
-            b: zeros.clone(),
-            c: zeros,
+            weights: vec![[V::splat(isa, V::Scalar::ZERO); 2]; registers * BLOCK],
             exp2: V::Scalar::exp2_constants(isa),
         }
     }
@@ -34,10 +31,9 @@ impl<V: Vector> Packed<V> {
     #[inline(always)]
     pub(super) fn pack(&mut self, isa: V::Isa, b: &[V::Scalar], c: &[V::Scalar], seq_len: usize, block: Block) {
         let zero = V::splat(isa, V::Scalar::ZERO);
-        for (from, to) in [(b, &mut self.b), (c, &mut self.c)] {
-            for (rows, registers) in from.chunks(V::LANES * seq_len).zip(to.chunks_mut(BLOCK)) {
-                for (group, registers) in
-                    registers.chunks_mut(V::LANES).take(block.steps().div_ceil(V::LANES)).enumerate()
+        for (which, from) in [b, c].into_iter().enumerate() {
+            for (rows, weights) in from.chunks(V::LANES * seq_len).zip(self.weights.chunks_mut(BLOCK)) {
+                for (group, weights) in weights.chunks_mut(V::LANES).take(block.steps().div_ceil(V::LANES)).enumerate()
                 {
                     let steps = block.start + group * V::LANES..block.end;
                     let mut lanes = [zero; MOST_LANES];
@@ -45,7 +41,9 @@ impl<V: Vector> Packed<V> {
                         *lane = V::load(isa, &row[steps.clone()]);
                     }
                     V::transpose(&mut lanes);
-                    registers.copy_from_slice(&lanes[..V::LANES]);
+                    for (weights, lane) in weights.iter_mut().zip(lanes) {
+                        weights[which] = lane;
+                    }
                 }
             }
         }
@@ -176,6 +174,8 @@ pub(super) fn prefetch<T>(values: &[T], start: usize, count: usize) {
         simd::prefetch(values, at);
         at += 64 / size_of::<T>();
     }
+    // In a line of its own where rows do not begin with one.
+    simd::prefetch(values, start + count - 1);
 }
 
 /// y + D u, then times `SiLU(z)`.

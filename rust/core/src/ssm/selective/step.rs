@@ -82,12 +82,12 @@ impl<T: Float> States<'_, T> {
         }
     }
 
-    /// The same where pairs of registers are full and all Δ A small: with fewer instructions. Whether that was so; if not, what is
+    /// The same where registers are full and all Δ A small: with fewer instructions. Whether that was so; if not, what is
     /// written is not to be used.
     #[inline(always)]
     fn advance_bounded<I: Isa>(&self, isa: I, after: &mut [T], products: &mut [T::Vector<I>; CHANNELS]) -> bool {
         let (lanes, d_state) = (T::Vector::<I>::LANES, self.d_state);
-        if d_state % (2 * lanes) != 0 {
+        if !d_state.is_multiple_of(lanes) {
             return false;
         }
         let splat = |x| T::Vector::<I>::splat(isa, x);
@@ -99,20 +99,18 @@ impl<T: Float> States<'_, T> {
         for ((channel, ((a, before), after)), product) in channels.enumerate().zip(products) {
             let (delta, delta_u) = (splat(self.sizes.delta[channel]), splat(self.sizes.delta_u[channel]));
             let mut sum = zero;
-            let weights = self.b.chunks_exact(2 * lanes).zip(self.c.chunks_exact(2 * lanes));
-            let states = before.chunks_exact(2 * lanes).zip(after.chunks_exact_mut(2 * lanes));
-            for ((a, (before, after)), (b, c)) in a.chunks_exact(2 * lanes).zip(states).zip(weights) {
-                let load = |from: &[T], register: usize| T::Vector::<I>::load(isa, &from[register * lanes..][..lanes]);
-                let rates = [load(a, 0) * log2_e, load(a, 1) * log2_e];
-                let decays = T::exp2_of_products(isa, &constants, [delta; 2], rates);
-                for register in 0..2 {
-                    let power = delta * rates[register];
-                    largest = largest.max(power.abs());
-                    not_finite = power.mul_add(zero, not_finite);
-                    let h = decays[register].mul_add(load(before, register), delta_u * load(b, register));
-                    h.store(&mut after[register * lanes..][..lanes]);
-                    sum = load(c, register).mul_add(h, sum);
-                }
+            let weights = self.b.chunks_exact(lanes).zip(self.c.chunks_exact(lanes));
+            let states = before.chunks_exact(lanes).zip(after.chunks_exact_mut(lanes));
+            for ((a, (before, after)), (b, c)) in a.chunks_exact(lanes).zip(states).zip(weights) {
+                let load = |from| T::Vector::<I>::load(isa, from);
+                let rates = load(a) * log2_e;
+                let [decay] = T::exp2_of_products(isa, &constants, [delta], [rates]);
+                let power = delta * rates;
+                largest = largest.max(power.abs());
+                not_finite = power.mul_add(zero, not_finite);
+                let h = decay.mul_add(load(before), delta_u * load(b));
+                h.store(after);
+                sum = load(c).mul_add(h, sum);
             }
             *product = sum;
         }

@@ -9,33 +9,34 @@ pub(super) const LARGEST: f64 = 120.0;
 
 /// States and decays of a tile in a block of steps.
 pub(super) struct History<V> {
-    /// Before the first step and after each.
-    pub(super) states: [[V; 2]; BLOCK + 1],
-    /// exp(Δ A) at each step.
-    pub(super) decays: [[V; 2]; BLOCK],
+    /// Of each register the state before each step, and exp(Δ A) at it.
+    pub(super) steps: [[[V; 2]; 2]; BLOCK],
+    /// The state after the last step.
+    pub(super) end: [V; 2],
 }
 
 /// What a tile adds to in the backward pass.
-pub(super) struct TileSums<'a, V> {
+pub(super) struct TileSums<'a, V: Vector> {
     /// Gradient of the state.
     pub(super) g: &'a mut [V],
     /// Gradient of A.
     pub(super) a: &'a mut [V],
-    /// Gradient of B: `b[register * BLOCK + step]`.
-    pub(super) b: &'a mut [V],
-    /// Gradient of C.
-    pub(super) c: &'a mut [V],
-    /// g ⊙ B at each step.
-    pub(super) with_b: &'a mut [V; BLOCK],
-    /// g ⊙ (what is left of the state before) ⊙ A at each step.
-    pub(super) with_a: &'a mut [V; BLOCK],
+    /// Gradients of B and of C: `weights[register * BLOCK + step]`.
+    pub(super) weights: &'a mut [[V; 2]],
+    /// The sum of g ⊙ B at each step.
+    pub(super) with_b: &'a mut [V::Scalar; BLOCK],
+    /// The sum of g ⊙ (what is left of the state before) ⊙ A at each step.
+    pub(super) with_a: &'a mut [V::Scalar; BLOCK],
 }
+
+/// Steps whose products are summed at once.
+const SUMMED: usize = 16;
 
 /// Registers of one channel's states, with what they meet in a block of steps.
 pub(super) struct Tile<'a, V, const WIDTH: usize> {
     rates: [V; WIDTH],
-    b: [&'a [V; BLOCK]; WIDTH],
-    c: [&'a [V; BLOCK]; WIDTH],
+    /// B and C of each step.
+    weights: [&'a [[V; 2]; BLOCK]; WIDTH],
     constants: &'a [V; 8],
     /// 0 in the lanes that hold states, 1 in the others.
     unused: Option<V>,
@@ -44,8 +45,7 @@ pub(super) struct Tile<'a, V, const WIDTH: usize> {
 impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
     #[inline(always)]
     pub(super) fn of(isa: V::Isa, packed: &'a Packed<V>, rates: &[V], first: usize) -> Self {
-        let (b, c) = (packed.b.as_chunks::<BLOCK>().0, packed.c.as_chunks::<BLOCK>().0);
-        let at = |register| first + register;
+        let weights = packed.weights.as_chunks::<BLOCK>().0;
         let partial = first + WIDTH == packed.registers && packed.last < V::LANES;
         let unused = partial.then(|| {
             let mut lanes = [V::Scalar::ZERO; MOST_LANES];
@@ -53,9 +53,8 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
             V::load(isa, &lanes)
         });
         Self {
-            rates: std::array::from_fn(|register| rates[at(register)]),
-            b: std::array::from_fn(|register| &b[at(register)]),
-            c: std::array::from_fn(|register| &c[at(register)]),
+            rates: std::array::from_fn(|register| rates[first + register]),
+            weights: std::array::from_fn(|register| &weights[first + register]),
             constants: &packed.exp2,
             unused,
         }
@@ -104,7 +103,7 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
     ) {
         let delta_u = V::splat(isa, delta_u);
         for register in 0..WIDTH {
-            h[register] = decays[register].mul_add(h[register], delta_u * self.b[register][t]);
+            h[register] = decays[register].mul_add(h[register], delta_u * self.weights[register][t][0]);
         }
         if PARTIAL {
             h[WIDTH - 1] = self.used(isa, h[WIDTH - 1]);
@@ -114,9 +113,9 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
     /// C ⊙ h, summed over registers.
     #[inline(always)]
     fn product(&self, t: usize, h: &[V; WIDTH]) -> V {
-        let mut product = self.c[0][t] * h[0];
+        let mut product = self.weights[0][t][1] * h[0];
         for register in 1..WIDTH {
-            product = self.c[register][t].mul_add(h[register], product);
+            product = self.weights[register][t][1].mul_add(h[register], product);
         }
         product
     }
@@ -195,32 +194,39 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
     ) {
         let mut h: [V; WIDTH] = std::array::from_fn(|register| start[register]);
         let count = count.min(BLOCK);
-        history.states[0][..WIDTH].copy_from_slice(&h);
         for pair in 0..count.div_ceil(2) {
             let delta = [V::splat(isa, sizes.delta[2 * pair]), V::splat(isa, sizes.delta[2 * pair + 1])];
             let decays = self.decays::<BOUNDED>(isa, delta);
             for (step, decays) in decays.iter().enumerate() {
                 let t = 2 * pair + step;
                 if t < count {
-                    history.decays[t][..WIDTH].copy_from_slice(decays);
+                    for register in 0..WIDTH {
+                        history.steps[t][register] = [h[register], decays[register]];
+                    }
                     self.advance::<PARTIAL>(isa, t, decays, sizes.delta_u[t], &mut h);
-                    history.states[t + 1][..WIDTH].copy_from_slice(&h);
                 }
             }
         }
+        history.end[..WIDTH].copy_from_slice(&h);
     }
 
     /// C ⊙ h at each step, summed over registers.
     #[inline(always)]
     pub(super) fn products(&self, count: usize, history: &History<V>, products: &mut [V; BLOCK]) {
-        for (t, product) in products.iter_mut().enumerate().take(count) {
-            let h = history.states[t + 1];
-            *product = self.product(t, &std::array::from_fn(|register| h[register]));
+        let count = count.min(BLOCK);
+        for t in 0..count {
+            let mut h: [V; WIDTH] = std::array::from_fn(|register| history.end[register]);
+            if t + 1 < count {
+                for register in 0..WIDTH {
+                    h[register] = history.steps[t + 1][register][0];
+                }
+            }
+            products[t] = self.product(t, &h);
         }
     }
 
-    /// The steps from the last to the first. `g` is the gradient of the state, after and then before them; the products
-    /// are summed over registers.
+    /// The steps from the last to the first. `g` is the gradient of the state, after and then before them; `a` are the
+    /// rates themselves.
     #[inline(always)]
     pub(super) fn reverse(
         &self,
@@ -232,32 +238,83 @@ impl<'a, V: Vector, const WIDTH: usize> Tile<'a, V, WIDTH> {
         history: &History<V>,
         sums: &mut TileSums<'_, V>,
     ) {
+        if self.unused.is_some() {
+            self.reverse_as::<true>(isa, count, sizes, dy, a, history, sums);
+        } else {
+            self.reverse_as::<false>(isa, count, sizes, dy, a, history, sums);
+        }
+    }
+
+    #[inline(always)]
+    fn reverse_as<const PARTIAL: bool>(
+        &self,
+        isa: V::Isa,
+        count: usize,
+        sizes: &StepSizes<V::Scalar>,
+        dy: &[V::Scalar; BLOCK],
+        a: &[V],
+        history: &History<V>,
+        sums: &mut TileSums<'_, V>,
+    ) {
         let mut g: [V; WIDTH] = std::array::from_fn(|register| sums.g[register]);
         let mut of_a: [V; WIDTH] = std::array::from_fn(|register| sums.a[register]);
+        let mut after: [V; WIDTH] = std::array::from_fn(|register| history.end[register]);
         let a: [V; WIDTH] = std::array::from_fn(|register| a[register]);
-        let zero = V::splat(isa, V::Scalar::ZERO);
-        let (of_b, of_c) = (sums.b.as_chunks_mut::<BLOCK>().0, sums.c.as_chunks_mut::<BLOCK>().0);
-        for t in (0..count.min(BLOCK)).rev() {
-            let dy = V::splat(isa, dy[t]);
-            let (delta, delta_u) = (V::splat(isa, sizes.delta[t]), V::splat(isa, sizes.delta_u[t]));
-            let (mut with_b, mut with_a) = (zero, zero);
-            for register in 0..WIDTH {
-                g[register] = self.c[register][t].mul_add(dy, g[register]);
-                if register + 1 == WIDTH {
-                    g[register] = self.used(isa, g[register]);
+        let (zero, one) = (V::splat(isa, V::Scalar::ZERO), V::splat(isa, V::Scalar::ONE));
+        // Steps of one register wait for each other: there g leaves a step undecayed, so that from one to the next it is
+        // one operation, g decay + (C dy). Two registers hide that, and save the product.
+        let mut decay_after = [one; WIDTH];
+        let of_weights = sums.weights.as_chunks_mut::<BLOCK>().0;
+        let count = count.min(BLOCK);
+        for start in (0..count).step_by(SUMMED).rev() {
+            let (mut with_b, mut with_a) = ([zero; SUMMED], [zero; SUMMED]);
+            for nth in (0..SUMMED.min(count - start)).rev() {
+                let t = start + nth;
+                let dy = V::splat(isa, dy[t]);
+                let (delta, delta_u) = (V::splat(isa, sizes.delta[t]), V::splat(isa, sizes.delta_u[t]));
+                for register in 0..WIDTH {
+                    let [b, c] = self.weights[register][t];
+                    let [before, decay] = history.steps[t][register];
+                    let of_weights = &mut of_weights[register][t];
+                    g[register] = if WIDTH == 1 {
+                        g[register].mul_add(decay_after[register], c * dy)
+                    } else {
+                        c.mul_add(dy, g[register])
+                    };
+                    if PARTIAL && register + 1 == WIDTH {
+                        g[register] = self.used(isa, g[register]);
+                    }
+                    of_weights[0] = delta_u.mul_add(g[register], of_weights[0]);
+                    of_weights[1] = after[register].mul_add(dy, of_weights[1]);
+                    with_b[nth] = b.mul_add(g[register], with_b[nth]);
+                    let decayed = g[register] * decay;
+                    let moved = decayed * before;
+                    with_a[nth] = a[register].mul_add(moved, with_a[nth]);
+                    of_a[register] = delta.mul_add(moved, of_a[register]);
+                    after[register] = before;
+                    if WIDTH == 1 {
+                        decay_after[register] = decay;
+                    } else {
+                        g[register] = decayed;
+                    }
                 }
-                of_c[register][t] = history.states[t + 1][register].mul_add(dy, of_c[register][t]);
-                of_b[register][t] = delta_u.mul_add(g[register], of_b[register][t]);
-                with_b = self.b[register][t].mul_add(g[register], with_b);
-                g[register] = g[register] * history.decays[t][register];
-                let moved = g[register] * history.states[t][register];
-                with_a = a[register].mul_add(moved, with_a);
-                of_a[register] = delta.mul_add(moved, of_a[register]);
             }
-            sums.with_b[t] = with_b;
-            sums.with_a[t] = with_a;
+            add_sums(&with_b, &mut sums.with_b[start..]);
+            add_sums(&with_a, &mut sums.with_a[start..]);
         }
-        sums.g[..WIDTH].copy_from_slice(&g);
-        sums.a[..WIDTH].copy_from_slice(&of_a);
+        for register in 0..WIDTH {
+            sums.g[register] = g[register] * decay_after[register];
+            sums.a[register] = of_a[register];
+        }
+    }
+}
+
+/// Adds the sum of each register.
+#[inline(always)]
+pub(super) fn add_sums<V: Vector, const N: usize>(rows: &[V; N], to: &mut [V::Scalar]) {
+    let mut sums = [V::Scalar::ZERO; N];
+    V::sums(rows, &mut sums);
+    for (to, sum) in to.iter_mut().zip(sums) {
+        *to += sum;
     }
 }
