@@ -5,7 +5,8 @@
 use std::collections::HashMap;
 
 use ngram_copy_core::Error;
-use ngram_copy_core::ngram::index::{Index, MAX_POSITIONS};
+use ngram_copy_core::ngram::index::{Index, Keys, MAX_POSITIONS};
+use ngram_copy_core::simd::{Isa, Kernel, Level};
 use proptest::prelude::*;
 
 const CASES: u32 = 1024;
@@ -52,6 +53,102 @@ proptest! {
         prop_assert_eq!(positions, all);
         prop_assert!(index.len() * 5 <= index.capacity() * 3);
         prop_assert_eq!(index.nbytes(), index.capacity() * 8 + 64);
+    }
+}
+
+/// Keys of a list, of whose hashes only the high bits are there.
+struct Listed {
+    keys: Vec<u64>,
+    hash_bits: u32,
+}
+
+impl Listed {
+    fn hash(&self, key: u64) -> u64 {
+        key.wrapping_mul(0x9e37_79b9_7f4a_7c15) & (u64::MAX << (64 - self.hash_bits))
+    }
+}
+
+impl Keys for Listed {
+    fn hashes(&self, first: usize, out: &mut [u64]) {
+        for (out, key) in out.iter_mut().zip(&self.keys[first..]) {
+            *out = self.hash(*key);
+        }
+    }
+
+    fn equal(&self, one: usize, other: usize) -> bool {
+        self.keys[one] == self.keys[other]
+    }
+
+    fn prefetch(&self, one: usize, other: usize) {
+        assert!(one != other && one.max(other) < self.keys.len(), "positions of two keys");
+    }
+}
+
+proptest! {
+    #![proptest_config(config("an index that is filled is a map"))]
+
+    /// Regions so small that paths lead out of them, and lists outgrow them.
+    #[test]
+    fn is_a_map_when_filled(
+        keys in proptest::collection::vec(any::<u64>(), 0..4000),
+        (key_bits, hash_bits) in (1_u32..=64, 1_u32..=64),
+        region in 1_usize..200,
+        last: bool,
+    ) {
+        let keys: Vec<u64> = keys.iter().map(|key| key >> (64 - key_bits)).collect();
+        let keys = Listed { keys, hash_bits };
+        let mut index = Index::new(keys.keys.len()).unwrap();
+        index.fill(keys.keys.len(), last, region, &keys, &|_| Ok(())).unwrap();
+        let mut expected = HashMap::new();
+        for (position, &key) in keys.keys.iter().enumerate() {
+            let kept = expected.entry(key).or_insert(position);
+            if last {
+                *kept = position;
+            }
+        }
+        prop_assert_eq!(index.len(), expected.len());
+        for (&key, &position) in &expected {
+            prop_assert_eq!(index.get(keys.hash(key), |at| keys.keys[at] == key), Some(position));
+        }
+        prop_assert_eq!(index.positions().count(), expected.len());
+        for absent in keys.keys.iter().map(|key| key ^ 1).filter(|key| !expected.contains_key(key)) {
+            prop_assert_eq!(index.get(keys.hash(absent), |at| keys.keys[at] == absent), None);
+        }
+    }
+}
+
+/// What is to be said of a line of eight numbers.
+struct Line([u64; 8], u64, u64);
+
+impl Kernel for Line {
+    type Output = (u8, u8);
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> (u8, u8) {
+        isa.zeros_and_matches(&self.0, self.1, self.2)
+    }
+}
+
+proptest! {
+    #![proptest_config(config("every level says which slots of a line are empty or match"))]
+
+    #[test]
+    fn lines_are_looked_at(line: [u64; 8], zero: u8, same: u8, value: u64, bits in 0_u32..64) {
+        let mask = !(u64::MAX >> bits);
+        let mut line = line.map(|number| number & 0xff << 56);
+        for at in 0..8 {
+            if same >> at & 1 == 1 {
+                line[at] = value & mask | line[at] & !mask;
+            }
+            if zero >> at & 1 == 1 {
+                line[at] = 0;
+            }
+        }
+        let bits = |says: &dyn Fn(u64) -> bool| (0..8).map(|at| u8::from(says(line[at])) << at).sum::<u8>();
+        let expected = (bits(&|number| number == 0), bits(&|number| (number ^ value) & mask == 0));
+        for level in Level::available() {
+            prop_assert_eq!(level.run(Line(line, value, mask)), expected, "{:?}", level);
+        }
     }
 }
 

@@ -86,6 +86,33 @@ fn large_texts_grow_the_table() {
     }
 }
 
+/// Texts of so many windows that the table is filled region by region: mostly new ones, one of them in great number, and
+/// others that come again much later.
+#[test]
+fn very_large_texts_are_sorted_first() {
+    let mut state = 1_u64;
+    let mut draw = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 40
+    };
+    let mut tokens: Vec<u64> = (0..1_300_000).map(|_| draw()).collect();
+    tokens.resize(2_000_000, 7);
+    tokens.extend_from_within(100_000..300_000);
+    let n = 3;
+    let mut expected: HashMap<&[u64], [usize; 2]> = HashMap::new();
+    for (start, window) in tokens[..tokens.len() - 1].windows(n).enumerate() {
+        expected.entry(window).or_insert([start + n; 2])[1] = start + n;
+    }
+    for (which, policy) in [Policy::First, Policy::Last].into_iter().enumerate() {
+        let table = table(&tokens, n, policy);
+        assert_eq!(table.len(), expected.len());
+        for (ngram, sources) in expected.iter().step_by(7).chain(expected.get_key_value(&[7; 3][..])) {
+            assert_eq!(table.source(ngram).unwrap(), Some(sources[which]), "{ngram:?}");
+        }
+        assert_eq!(table.source(&[7, 7, 8]).unwrap(), None);
+    }
+}
+
 #[test]
 fn without_verification_known_ngrams_are_found() {
     let tokens: Vec<u16> = (0..5000_u32).map(|i| (i * i % 811) as u16).collect();

@@ -5,6 +5,10 @@
 //! hash, and growing reads the old slots and writes the new ones as two streams. Collisions probe linearly. The keys
 //! themselves stay with the owner, who says whether the position of an equal tag is an equal key.
 
+mod regions;
+
+pub use regions::{Keys, REGION};
+
 use crate::simd::{self, Zeroed};
 use crate::{Error, Result};
 
@@ -45,7 +49,15 @@ impl Index {
         if limit > MAX_POSITIONS {
             return Err(Error::memory(format!("{limit} positions: an index holds at most {MAX_POSITIONS}")));
         }
-        let capacity = FIRST_CAPACITY.min(final_capacity(limit));
+        Self::with_capacity(limit, FIRST_CAPACITY.min(final_capacity(limit)))
+    }
+
+    /// An empty map that never grows.
+    fn with_room(limit: usize) -> Result<Self> {
+        Self::with_capacity(limit, final_capacity(limit))
+    }
+
+    fn with_capacity(limit: usize, capacity: usize) -> Result<Self> {
         let position_mask = u64::MAX >> (limit as u64).max(1).leading_zeros();
         Ok(Self { slots: Zeroed::new(capacity)?, len: 0, full: full_at(capacity), position_mask, limit })
     }
@@ -143,16 +155,20 @@ impl Index {
                 self.grow(position)?;
                 at = self.find(self.home(hash), hash, |_| false);
             }
-            self.slots[at] = (hash & !self.position_mask) | (position as u64 + 1);
+            self.slots[at] = self.layout().entry(hash, position);
             self.len += 1;
         }
         Ok((Slot(at), found))
     }
 
     #[inline(always)]
+    fn layout(&self) -> Layout {
+        Layout { position_mask: self.position_mask, capacity: self.slots.len() }
+    }
+
+    #[inline(always)]
     fn home(&self, hash: u64) -> usize {
-        let tag = hash & !self.position_mask;
-        ((u128::from(tag) * self.slots.len() as u128) >> 64) as usize
+        self.layout().home(hash)
     }
 
     #[inline(always)]
@@ -161,28 +177,14 @@ impl Index {
     }
 
     /// The slot of the key on the path from `at` on, or the empty one that ends the path; there always is one.
-    ///
-    /// A path goes once around the cache line of `at`, then through the lines that follow, each from its start.
     #[inline(always)]
     fn find(&self, at: usize, hash: u64, mut equal: impl FnMut(usize) -> bool) -> usize {
-        let (lines, _) = self.slots.as_chunks::<LINE>();
-        let (mut line, mut first) = (at / LINE, at % LINE);
+        let mut from = at;
         loop {
-            for step in 0..LINE {
-                let at = (first + step) % LINE;
-                let slot = lines[line][at];
-                if slot == 0 {
-                    return line * LINE + at;
-                }
-                if (slot ^ hash) & !self.position_mask == 0 && equal((slot & self.position_mask) as usize - 1) {
-                    return line * LINE + at;
-                }
+            if let Some(at) = self.layout().find(&self.slots, from, hash, &mut equal) {
+                return at;
             }
-            first = 0;
-            line += 1;
-            if line == lines.len() {
-                line = 0;
-            }
+            from = 0;
         }
     }
 
@@ -217,4 +219,57 @@ fn final_capacity(keys: usize) -> usize {
 /// The most keys that `capacity` slots take.
 fn full_at(capacity: usize) -> usize {
     capacity / 5 * 3 + capacity % 5 * 3 / 5
+}
+
+/// Where keys belong, and what their slots hold.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    position_mask: u64,
+    capacity: usize,
+}
+
+impl Layout {
+    /// What the slot of a key holds.
+    #[inline(always)]
+    fn entry(self, hash: u64, position: usize) -> u64 {
+        (hash & !self.position_mask) | (position as u64 + 1)
+    }
+
+    /// The position in an entry.
+    #[inline(always)]
+    fn position(self, entry: u64) -> usize {
+        (entry & self.position_mask) as usize - 1
+    }
+
+    /// The home of a hash, or of an entry.
+    #[inline(always)]
+    fn home(self, hash: u64) -> usize {
+        let tag = hash & !self.position_mask;
+        ((u128::from(tag) * self.capacity as u128) >> 64) as usize
+    }
+
+    /// The slot of the key on the path from `at` on, or the empty one that ends the path, in the first slots, up to the end
+    /// of a line; None where the path leads out of them.
+    ///
+    /// A path goes once around the cache line of `at`, then through the lines that follow, each from its start.
+    #[inline(always)]
+    fn find(self, slots: &[u64], at: usize, hash: u64, mut equal: impl FnMut(usize) -> bool) -> Option<usize> {
+        let (lines, _) = slots.as_chunks::<LINE>();
+        let (mut line, mut first) = (at / LINE, at % LINE);
+        while line < lines.len() {
+            for step in 0..LINE {
+                let at = (first + step) % LINE;
+                let slot = lines[line][at];
+                if slot == 0 {
+                    return Some(line * LINE + at);
+                }
+                if (slot ^ hash) & !self.position_mask == 0 && equal(self.position(slot)) {
+                    return Some(line * LINE + at);
+                }
+            }
+            first = 0;
+            line += 1;
+        }
+        None
+    }
 }

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::hash::{NgramHasher, Token};
-use super::index::{Index, MAX_POSITIONS, Slot};
+use super::index::{Index, Keys, MAX_POSITIONS, REGION, Slot};
 use crate::simd::{self, Zeroed};
 use crate::{Error, Poll, Result};
 
@@ -12,6 +12,12 @@ const BLOCK: usize = 64;
 
 /// N-grams between two polls.
 const POLL_EVERY: usize = 1 << 20;
+
+/// N-grams from which on the index of a text is far larger than the caches.
+const MANY: usize = 1 << 21;
+
+/// N-grams that tell whether most are new.
+const SAMPLE: usize = 1 << 17;
 
 /// Which next token a table gives for an n-gram that occurs more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,19 +90,33 @@ impl NgramTable {
         let mut table =
             Self { hasher, policy, verify, tokens: own, index: Index::new(windows)?, next: Zeroed::new(0)? };
         match policy {
-            Policy::First => table.build(|_| (), |_, _, _, _| (), poll)?,
-            Policy::Last => {
-                let take_last = |index: &mut Index, slot, start, found: Option<usize>| {
-                    if found.is_some() {
-                        index.set(slot, start);
-                    }
-                };
-                table.build(|_| (), take_last, poll)?;
-            }
+            Policy::First => table.build_first_or_last(false, poll)?,
+            Policy::Last => table.build_first_or_last(true, poll)?,
             Policy::MostFrequent => table.build_most_frequent(seed, poll)?,
             Policy::Positions => table.build_positions(poll)?,
         }
         Ok(table)
+    }
+
+    /// Gives each n-gram its first or last occurrence.
+    fn build_first_or_last(&mut self, last: bool, poll: Poll<'_>) -> Result<()> {
+        let windows = &self.tokens[..self.tokens.len() - 1];
+        let count = self.hasher.count(windows.len());
+        if count >= MANY {
+            let sampled = &windows[..SAMPLE + self.n() - 1];
+            let mut sample = Index::new(SAMPLE)?;
+            insert_windows(sampled, &self.hasher, &mut sample, self.verify, |_| (), |_, _, _, _| (), poll)?;
+            if sample.len() * 2 > SAMPLE {
+                drop(sample);
+                return fill_with_windows(windows, &self.hasher, &mut self.index, self.verify, last, poll);
+            }
+        }
+        let take_last = |index: &mut Index, slot, start, found: Option<usize>| {
+            if last && found.is_some() {
+                index.set(slot, start);
+            }
+        };
+        self.build(|_| (), take_last, poll)
     }
 
     fn build(
@@ -264,6 +284,31 @@ impl NgramTable {
     }
 }
 
+/// Calls `$work` with the comparison of the windows at two positions, compiled for their length where it is small.
+macro_rules! compare {
+    ($tokens:expr, $n:expr, $verify:expr, |$equal:ident| $work:expr) => {
+        compare!($tokens, $n, $verify, |$equal| $work, 1 2 3 4 5 6 7 8)
+    };
+    ($tokens:expr, $n:expr, $verify:expr, |$equal:ident| $work:expr, $($length:literal)*) => {
+        match ($verify, $n) {
+            (false, _) => {
+                let $equal = |_, _| true;
+                $work
+            }
+            $((true, $length) => {
+                let window = |start: usize| $tokens[start..].first_chunk::<$length>();
+                let $equal = |a, b| window(a) == window(b);
+                $work
+            })*
+            (true, n) => {
+                let window = |start: usize| &$tokens[start..start + n];
+                let $equal = |a, b| window(a) == window(b);
+                $work
+            }
+        }
+    };
+}
+
 /// Inserts every window of `tokens` in order, with the position at which it starts.
 ///
 /// `visit` is called for each with its slot, its start and the start that the index had for an equal window. `touch` is
@@ -277,23 +322,48 @@ pub fn insert_windows(
     visit: impl FnMut(&mut Index, Slot, usize, Option<usize>),
     poll: Poll<'_>,
 ) -> Result<()> {
-    let n = hasher.n();
-    macro_rules! by_length {
-        ($($n:literal)*) => {
-            match (verify, n) {
-                (false, _) => insert_blocks(tokens, hasher, index, |_, _| true, touch, visit, poll),
-                $((true, $n) => {
-                    let window = |start: usize| tokens[start..].first_chunk::<$n>();
-                    insert_blocks(tokens, hasher, index, |a, b| window(a) == window(b), touch, visit, poll)
-                })*
-                _ => {
-                    let window = |start: usize| &tokens[start..start + n];
-                    insert_blocks(tokens, hasher, index, |a, b| window(a) == window(b), touch, visit, poll)
-                }
-            }
-        };
+    compare!(tokens, hasher.n(), verify, |equal| insert_blocks(tokens, hasher, index, equal, touch, visit, poll))
+}
+
+/// The first or last of equal windows into an empty index, which is large from the start.
+fn fill_with_windows(
+    tokens: &[u32],
+    hasher: &NgramHasher,
+    index: &mut Index,
+    verify: bool,
+    last: bool,
+    poll: Poll<'_>,
+) -> Result<()> {
+    let count = hasher.count(tokens.len());
+    compare!(tokens, hasher.n(), verify, |equal| {
+        index.fill(count, last, REGION, &Windows { tokens, hasher, equal }, poll)
+    })
+}
+
+/// The windows of a text, as keys of an index.
+struct Windows<'a, E> {
+    tokens: &'a [u32],
+    hasher: &'a NgramHasher,
+    equal: E,
+}
+
+impl<E: Fn(usize, usize) -> bool> Keys for Windows<'_, E> {
+    fn hashes(&self, first: usize, out: &mut [u64]) {
+        self.hasher.hash_valid(&self.tokens[first..], out);
     }
-    by_length!(1 2 3 4 5 6 7 8)
+
+    #[inline(always)]
+    fn equal(&self, one: usize, other: usize) -> bool {
+        (self.equal)(one, other)
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, one: usize, other: usize) {
+        for start in [one, other] {
+            simd::prefetch(self.tokens, start);
+            simd::prefetch(self.tokens, start + self.hasher.n() - 1);
+        }
+    }
 }
 
 fn insert_blocks(

@@ -54,6 +54,9 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// Writes past the caches, where there is such an instruction: for outputs that are larger than the caches. Call
     /// [`stream_fence`] after the last one.
     fn stream(self, lines: &mut Lines, values: &[u64; LINES]);
+
+    /// Which numbers of a cache line are zero, and which have the bits of `value` where `mask` has ones: a bit for each.
+    fn zeros_and_matches(self, line: &[u64; 8], value: u64, mask: u64) -> (u8, u8);
 }
 
 impl Level {
@@ -128,6 +131,16 @@ impl Isa for Baseline {
             lines.0 = *values;
         }
     }
+
+    #[inline(always)]
+    fn zeros_and_matches(self, line: &[u64; 8], value: u64, mask: u64) -> (u8, u8) {
+        let (mut zeros, mut matches) = (0, 0);
+        for (at, number) in line.iter().enumerate() {
+            zeros |= u8::from(*number == 0) << at;
+            matches |= u8::from((number ^ value) & mask == 0) << at;
+        }
+        (zeros, matches)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -151,6 +164,27 @@ impl Isa for Avx2 {
             // SAFETY: `self` is proof of AVX; both arrays are 32 bytes long, and `to` is 32-byte aligned.
             unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())) };
         }
+    }
+
+    #[inline(always)]
+    fn zeros_and_matches(self, line: &[u64; 8], value: u64, mask: u64) -> (u8, u8) {
+        #[allow(clippy::wildcard_imports)]
+        use std::arch::x86_64::*;
+        let (mut zeros, mut matches) = (0, 0);
+        for (half, numbers) in line.as_chunks::<4>().0.iter().enumerate() {
+            // SAFETY: `self` is proof of AVX2; four numbers are 32 bytes long.
+            let (zero, equal) = unsafe {
+                let numbers = _mm256_loadu_si256(numbers.as_ptr().cast());
+                let none = _mm256_setzero_si256();
+                let differ = _mm256_xor_si256(numbers, _mm256_set1_epi64x(value.cast_signed()));
+                let differ = _mm256_and_si256(differ, _mm256_set1_epi64x(mask.cast_signed()));
+                let bits = |x| _mm256_movemask_pd(_mm256_castsi256_pd(x)) as u8;
+                (bits(_mm256_cmpeq_epi64(numbers, none)), bits(_mm256_cmpeq_epi64(differ, none)))
+            };
+            zeros |= zero << (4 * half);
+            matches |= equal << (4 * half);
+        }
+        (zeros, matches)
     }
 }
 
@@ -178,6 +212,18 @@ impl Isa for Avx512 {
             use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
             // SAFETY: `self` is proof of AVX-512F; both arrays are 64 bytes long, and `to` is 64-byte aligned.
             unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) };
+        }
+    }
+
+    #[inline(always)]
+    fn zeros_and_matches(self, line: &[u64; 8], value: u64, mask: u64) -> (u8, u8) {
+        use std::arch::x86_64::{_mm512_loadu_si512, _mm512_set1_epi64, _mm512_testn_epi64_mask, _mm512_xor_si512};
+        // SAFETY: `self` is proof of AVX-512F; a line is 64 bytes long.
+        unsafe {
+            let numbers = _mm512_loadu_si512(line.as_ptr().cast());
+            let differ = _mm512_xor_si512(numbers, _mm512_set1_epi64(value.cast_signed()));
+            let mask = _mm512_set1_epi64(mask.cast_signed());
+            (_mm512_testn_epi64_mask(numbers, numbers), _mm512_testn_epi64_mask(differ, mask))
         }
     }
 }
