@@ -1,8 +1,7 @@
 //! Numbers in registers: one trait over the instruction sets, and the portable version of it.
 //!
-//! A register holds eight `f32` or four `f64` on every level, so that sums have one order and loops one shape. Levels
-//! differ in `mul_add`: with FMA it rounds once, on the portable path twice. AVX-512 machines use the same registers,
-//! 32 of them: twice the width gained little on these kernels, which `exp` and loads bound.
+//! A register holds four `f64`, and eight `f32`, or sixteen with AVX-512: kernels count in [`Vector::LANES`], at most
+//! [`MOST_LANES`]. Levels differ in the order of sums, and in `mul_add`: with FMA it rounds once, on the portable path twice.
 
 use std::ops::{Add, Div, Mul, Sub};
 
