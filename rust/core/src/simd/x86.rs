@@ -1,4 +1,4 @@
-//! The registers of AVX2 with FMA, for it and for AVX-512, and those of `u64` of both.
+//! The registers of AVX2 with FMA, of which AVX-512 has the `f64` as well; and those of `u64` of both.
 
 #![allow(unreachable_pub)] // They are what `Isa` names, which is public.
 

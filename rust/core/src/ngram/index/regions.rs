@@ -6,7 +6,7 @@
 
 use super::{Index, LINE, Layout};
 use crate::simd::{self, Isa, Kernel, Level};
-use crate::{Poll, Result};
+use crate::{Error, Poll, Result};
 
 /// Lines of a region: it is of 1 MiB, and its list, copied out of it, of no more. Not a power of two: the ends of the lists
 /// would share a few sets of the caches.
@@ -35,6 +35,10 @@ impl Index {
     /// Inserts keys at the positions 0 … `count` − 1 (at most the limit) into an empty index, which from then on has room for
     /// as many; of equal keys the first stays, or with `last` the last. `region` is in lines, at least 1: [`REGION`].
     pub fn fill(&mut self, count: usize, last: bool, region: usize, keys: &impl Keys, poll: Poll<'_>) -> Result<()> {
+        if count > self.limit || region == 0 {
+            let limit = self.limit;
+            return Err(Error::value(format!("{count} keys in regions of {region}: at most {limit}, in at least 1")));
+        }
         *self = Self::with_room(self.limit)?;
         let layout = self.layout();
         let region = region * LINE;
