@@ -8,9 +8,9 @@ use super::{Index, LINE, Layout};
 use crate::simd::{self, Isa, Kernel, Level};
 use crate::{Error, Poll, Result};
 
-/// Lines of a region: it is of 1 MiB, and its list, copied out of it, of no more. Not a power of two: the ends of the lists
-/// would share a few sets of the caches.
-pub const REGION: usize = (1 << 14) + 17;
+/// Lines of a region: it is of 512 KiB, and its list, copied out of it, of no more. Not a power of two: the ends of the
+/// lists would share a few sets of the caches.
+pub const REGION: usize = (1 << 13) + 17;
 
 /// Keys that are looked for at once, before those that are compared are.
 const BLOCK: usize = 64;
@@ -74,7 +74,7 @@ struct Filling<'a, K> {
     keys: &'a K,
     count: usize,
     last: bool,
-    /// Slots of a region, and 2^64 by that, rounded up.
+    /// Slots of a region, and 2^64 by that, rounded up: the region of a slot is exact as the product of both is below 2^64.
     region: usize,
     reciprocal: u64,
     /// For each region the length of its list; [`FILLED`] where there is none any more.
@@ -125,24 +125,32 @@ impl<K: Keys> Filling<'_, K> {
     #[inline(always)]
     fn sort<I: Isa>(&mut self, isa: I, first: usize, hashes: &[u64]) {
         let (layout, width, reciprocal) = (self.layout, self.region, self.reciprocal);
+        let region_of = |entry| ((layout.home(entry) as u128 * u128::from(reciprocal)) >> 64) as usize;
+        let (slots, listed) = (&mut *self.slots, &mut self.listed[..]);
+        let mut outgrown = [0; BLOCK];
+        let mut count = 0;
         for (nth, hash) in hashes.iter().enumerate() {
             let entry = layout.entry(*hash, first + nth);
-            // The home by the slots of a region, exact as their product is below 2^64.
-            let region = ((layout.home(entry) as u128 * u128::from(reciprocal)) >> 64) as usize;
-            let listed = self.listed[region];
-            let end = self.slots.len().min((region + 1) * width);
-            if listed < end - region * width {
-                let at = region * width + listed;
-                self.slots[at] = entry;
-                simd::prefetch(self.slots, at + 2 * LINE);
-                self.listed[region] = listed + 1;
-                continue;
+            let region = region_of(entry);
+            let (start, listed) = (region * width, &mut listed[region]);
+            if *listed < width.min(slots.len() - start) {
+                let at = start + *listed;
+                slots[at] = entry;
+                simd::prefetch(slots, at + 2 * LINE);
+                *listed += 1;
+            } else {
+                outgrown[count] = entry;
+                count += 1;
             }
-            // Many equal keys.
-            if listed != FILLED {
+        }
+        // Of lists that are full, or were: many keys are equal.
+        for entry in &outgrown[..count] {
+            let region = region_of(*entry);
+            if self.listed[region] != FILLED {
                 self.fill(isa, region);
             }
-            self.filled.insert(self.slots, layout, self.keys, self.last, entry, end);
+            let end = self.slots.len().min((region + 1) * width);
+            self.filled.insert(self.slots, layout, self.keys, self.last, *entry, end);
         }
     }
 
