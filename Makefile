@@ -40,7 +40,7 @@ $(VENV)/.dev: $(VENV)/.bench
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
-quick: $(VENV)/.bench  ## measure the symbolic copiers, train four tiny models, write the report (under 10 minutes, build included)
+quick: $(VENV)/.bench  ## measure the symbolic copiers, train six tiny models, write the report (under 10 minutes, build included)
 	@$(BIN)/ngram-copy run quick --out results/quick --resume --threads $(THREADS)
 
 test: lint test-rust test-python  ## everything that must pass: checks, Rust tests, Python tests with coverage
