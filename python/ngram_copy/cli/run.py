@@ -239,8 +239,12 @@ def _in_size(suite: str, *parts: str | None) -> str:
         others = sorted(known.removesuffix(f"-{part}") for known in shipped() if known.endswith(f"-{part}"))
         name = f"{name}-{part}"
         if name not in shipped():
-            what = "has no trained part" if part == "trained" else f"does not come in the size {part}"
-            raise UserError(f"the suite {suite} {what}; those that do: {', '.join(others) or 'none'}")
+            if part == "trained":
+                raise UserError(f"the suite {suite} has no trained part; those that do: {', '.join(others) or 'none'}")
+            prefix = f"{suite}-"
+            sizes = {known.removeprefix(prefix) for known in shipped() if known.startswith(prefix)} - {"trained"}
+            hint = f"its own: {', '.join(sorted(sizes))}" if sizes else f"suites that do: {', '.join(others) or 'none'}"
+            raise UserError(f"the suite {suite} does not come in the size {part}; {hint}")
     return name
 
 
