@@ -16,6 +16,10 @@ fn config(name: &str) -> ProptestConfig {
     ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
 }
 
+fn high_bits_of_hash(key: u64, bits: u32) -> u64 {
+    key.wrapping_mul(0x9e37_79b9_7f4a_7c15) & (u64::MAX << (64 - bits))
+}
+
 proptest! {
     #![proptest_config(config("an index is a map"))]
 
@@ -28,7 +32,7 @@ proptest! {
         last: bool,
     ) {
         let keys: Vec<u64> = keys.iter().map(|key| key >> (64 - key_bits)).collect();
-        let hash = |key: u64| key.wrapping_mul(0x9e37_79b9_7f4a_7c15) & (u64::MAX << (64 - hash_bits));
+        let hash = |key| high_bits_of_hash(key, hash_bits);
         let mut index = Index::new(if limited { keys.len() } else { MAX_POSITIONS }).unwrap();
         let mut expected = HashMap::new();
         for (position, &key) in keys.iter().enumerate() {
@@ -64,7 +68,7 @@ struct Listed {
 
 impl Listed {
     fn hash(&self, key: u64) -> u64 {
-        key.wrapping_mul(0x9e37_79b9_7f4a_7c15) & (u64::MAX << (64 - self.hash_bits))
+        high_bits_of_hash(key, self.hash_bits)
     }
 }
 
@@ -163,6 +167,11 @@ fn limits_are_told() {
         index.get_or_insert(4 << 60, 1, |_| false),
         Err(Error::Memory("an index for 2 positions holds at most 4 keys".into()))
     );
+    let keys = Listed { keys: vec![1, 2, 3], hash_bits: 64 };
+    for (count, region) in [(3, 1), (2, 0)] {
+        let error = Index::new(2).unwrap().fill(count, false, region, &keys, &|_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains(&format!("{count} keys in regions of {region}")), "{error}");
+    }
     assert_eq!(Index::new(255).unwrap().tag_bits(), 56);
     assert_eq!(Index::new(MAX_POSITIONS).unwrap().tag_bits(), 32);
 }

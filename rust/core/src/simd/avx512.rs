@@ -14,7 +14,8 @@ use super::x86::Avx512FBwDq;
 #[derive(Clone, Copy)]
 pub struct F32x16<I>(__m512, PhantomData<I>);
 
-// SAFETY of all calls below: a value of this type, or the instruction set that makes one, is proof of AVX-512.
+// SAFETY of all calls below: a value of this type, or the instruction set that makes one, is proof of AVX-512; loads and
+// stores leave alone the lanes that their mask has not, which are those beyond the slice.
 macro_rules! operators {
     ($($trait:ident $operator:ident $intrinsic:ident;)*) => {$(
         impl<I: Avx512FBwDq> $trait for F32x16<I> {
