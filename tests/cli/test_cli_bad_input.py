@@ -30,6 +30,8 @@ def made(cli, suite, tmp_path):
         (["run", "smoke", "--threads", "two"], "two must be a valid integer"),
         (["run", "smoke", "--seed", "-1"], "-1 must be greater than or equal to 0"),
         (["run", "smokee"], "no suite 'smokee'; did you mean 'smoke'?"),
+        (["run", "copy", "--size", "huge"], "the suite copy does not come in the size huge; its own: cpu, paper"),
+        (["run", "smoke", "--size", "cpu"], "the suite smoke does not come in the size cpu; suites that do: copy, "),
         (["run", "nowhere.toml"], "cannot read the suite nowhere.toml: No such file or directory"),
         (["run", "."], "no suite '.'"),
         (["run", "smoke", "--only", "nothing/*"], "--only nothing/*: no case matches; they are named such as letters/"),
