@@ -26,6 +26,12 @@ const BLOCK: usize = 1024;
 /// Walks of a chain that are under way at a time, as each step waits for the one before.
 const LANES: usize = 4;
 
+/// Words of a keystream that long walks use up at a time: the next ones are made while the last steps wait.
+const PIECE: usize = 64;
+
+/// A row is walked in pieces if it is as many times longer than two walks need to meet.
+const MEETINGS: u64 = 64;
+
 /// Fewer items than this are not worth another thread.
 const ITEMS_PER_THREAD: usize = 1 << 15;
 
@@ -332,12 +338,13 @@ macro_rules! by_rows {
     }};
 }
 
-/// A place of a state's alias table, with the outcomes themselves, as the first places of their states.
+/// A place of a state's alias table: words below `cut`, which begins with the place, give `own`, others `alias`: the first
+/// places of the states that come next.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     cut: u32,
-    own: u32,
-    alias: u32,
+    /// `own` in the high half, `alias` in the low one: both come with one load, so that no second one waits for the cut.
+    next: u64,
 }
 
 /// A Markov chain over `0..vocab_size`, drawn at random: `branching` distinct successors for each state, with counts that
@@ -390,11 +397,13 @@ impl Markov {
             let ends = drawn[1..].iter().chain([&TOTAL]);
             let counts: Vec<u64> = drawn.iter().zip(ends).map(|(from, to)| to - from).collect();
             let table = Categorical::new(&counts)?;
+            let share = TOTAL >> place_bits;
             chain.steps.extend(table.places.iter().enumerate().map(|(own, place)| Step {
-                cut: place.cut,
+                // A place that is all its own is its alias, too: its last cut, 2^32, may be one less.
+                cut: (own as u64 * share + u64::from(place.cut)).min(TOTAL - 1) as u32,
                 // Places past the last successor have a cut of 0: never their own.
-                own: successors.get(own).unwrap_or(&0) << place_bits,
-                alias: successors.get(place.alias as usize).unwrap_or(&0) << place_bits,
+                next: u64::from(successors.get(own).unwrap_or(&0) << place_bits) << 32
+                    | u64::from(successors.get(place.alias as usize).unwrap_or(&0) << place_bits),
             }));
             chain.successors.extend(successors);
             chain.counts.extend(counts);
@@ -423,47 +432,105 @@ impl Markov {
                     }
                 }
             } else {
+                let long = seq_len as u64 >= MEETINGS * self.vocab_size.max(BLOCK as u64);
                 for (first, rows) in groups(first, piece) {
-                    by_rows!(rows, seq_len, |rows| self.walk_long(&keystream, first, rows));
+                    if long && rows.len() < group {
+                        for (first, row) in (first..).step_by(seq_len).zip(rows.chunks_exact_mut(seq_len)) {
+                            self.walk_apart(&keystream, first, row);
+                        }
+                    } else {
+                        by_rows!(rows, seq_len, |rows| {
+                            self.walk_long(&keystream, first, seq_len, None, rows);
+                        });
+                    }
                 }
             }
         })
     }
 
-    /// Walks of long rows: a keystream for each, and a block of each in turn.
-    fn walk_long<const ROWS: usize>(&self, keystream: &Keystream, first: u64, mut rows: [&mut [u32]; ROWS]) {
-        let seq_len = rows[0].len();
-        let mut rngs =
-            std::array::from_fn::<_, ROWS, _>(|row| keystream.at(0, first as u128 + (row * seq_len) as u128));
-        let mut states = None;
-        for begin in (0..seq_len).step_by(BLOCK) {
-            let end = seq_len.min(begin + BLOCK);
-            let mut blocks = rows.each_mut().map(|row| &mut row[begin..end]);
-            for (rng, block) in rngs.iter_mut().zip(&mut blocks) {
-                fill_words(rng, block);
-            }
-            states = Some(match states {
-                None => self.start(keystream, first, seq_len, blocks),
-                Some(states) => self.walk(states, blocks),
-            });
+    /// A walk in pieces at the same time, each but the first from a state that is guessed, then corrected.
+    ///
+    /// Two walks by the same words soon come to the same state, and stay together from there: what has to be walked again
+    /// is the beginning of a piece.
+    fn walk_apart(&self, keystream: &Keystream, first: u64, row: &mut [u32]) {
+        let len = (row.len() - 1) / LANES;
+        let (head, tail) = row.split_at_mut(row.len() - LANES * len);
+        let [mut state] = self.walk_long(keystream, first, 0, None, [head]);
+        let first = first + head.len() as u64;
+        let mut pieces = tail.chunks_exact_mut(len);
+        let pieces: [&mut [u32]; LANES] = std::array::from_fn(|_| pieces.next().unwrap_or_default());
+        let ends = self.walk_long(
+            keystream,
+            first,
+            len,
+            Some(std::array::from_fn(|at| if at == 0 { state } else { 0 })),
+            pieces,
+        );
+        state = ends[0];
+        for ((first, piece), end) in (first..).step_by(len).zip(tail.chunks_exact_mut(len)).zip(ends).skip(1) {
+            state = self.correct(keystream, first, state, piece).unwrap_or(end);
         }
     }
 
-    /// Turns the words at the start of rows of `seq_len` into walks; gives the states that they end in.
+    /// Walks again from `state` until the walk meets the one that is there; if it never does, gives the state at its end.
+    fn correct(&self, keystream: &Keystream, first: u64, mut state: u32, row: &mut [u32]) -> Option<u32> {
+        let mut rng = keystream.at(0, u128::from(first));
+        for there in row.chunks_mut(BLOCK) {
+            let mut tokens = [0; BLOCK];
+            let tokens = &mut tokens[..there.len()];
+            fill_words(&mut rng, tokens);
+            [state] = self.walk([state], [&mut *tokens]);
+            let met = tokens.iter().zip(&*there).position(|(token, there)| token == there);
+            let wrong = met.unwrap_or(there.len());
+            there[..wrong].copy_from_slice(&tokens[..wrong]);
+            if met.is_some() {
+                return None;
+            }
+        }
+        Some(state)
+    }
+
+    /// Walks of long rows that lie `stride` tokens apart: a keystream for each, and a piece of each in turn. They begin,
+    /// or come from `states`.
+    fn walk_long<const ROWS: usize>(
+        &self,
+        keystream: &Keystream,
+        first: u64,
+        stride: usize,
+        states: Option<[u32; ROWS]>,
+        mut rows: [&mut [u32]; ROWS],
+    ) -> [u32; ROWS] {
+        let len = rows[0].len();
+        let mut rngs = std::array::from_fn::<_, ROWS, _>(|row| keystream.at(0, first as u128 + (row * stride) as u128));
+        let mut begun = states.is_some();
+        let mut states = states.unwrap_or([0; ROWS]);
+        for begin in (0..len).step_by(PIECE) {
+            let end = len.min(begin + PIECE);
+            let mut pieces = rows.each_mut().map(|row| &mut row[begin..end]);
+            for (rng, piece) in rngs.iter_mut().zip(&mut pieces) {
+                fill_words(rng, piece);
+            }
+            states = if begun { self.walk(states, pieces) } else { self.start(keystream, first, stride, pieces) };
+            begun = true;
+        }
+        states
+    }
+
+    /// Turns the words at the start of rows that lie `stride` tokens apart into walks; gives the states that they end in.
     #[inline]
     fn start<const ROWS: usize>(
         &self,
         keystream: &Keystream,
         first: u64,
-        seq_len: usize,
+        stride: usize,
         mut rows: [&mut [u32]; ROWS],
     ) -> [u32; ROWS] {
         let mut states = [0; ROWS];
-        for ((state, row), position) in states.iter_mut().zip(&mut rows).zip((first..).step_by(seq_len)) {
+        for (at, (state, row)) in states.iter_mut().zip(&mut rows).enumerate() {
             let product = u64::from(row[0]) * self.vocab_size;
             let threshold = (TOTAL % self.vocab_size) as u32;
             row[0] = if (product as u32) < threshold {
-                keystream.redraw_u32(position, self.vocab_size, threshold)
+                keystream.redraw_u32(first + (at * stride) as u64, self.vocab_size, threshold)
             } else {
                 (product >> 32) as u32
             };
@@ -477,16 +544,21 @@ impl Markov {
     /// Walks take steps in turn: a step waits for the one before it in its walk alone.
     #[inline]
     fn walk<const ROWS: usize>(&self, mut states: [u32; ROWS], rows: [&mut [u32]; ROWS]) -> [u32; ROWS] {
-        let low_bits = 32 - self.place_bits;
+        let (steps, low_bits) = (&self.steps[..], 32 - self.place_bits);
         // Of one length, which the compiler then knows.
         let len = rows[0].len();
         let mut rows = rows.map(|row| &mut row[..len]);
         for column in 0..len {
             for (state, row) in states.iter_mut().zip(&mut rows) {
                 let word = row[column];
-                let step = self.steps[(*state | (word >> low_bits)) as usize];
-                *state = select_unpredictable(word & ((1 << low_bits) - 1) < step.cut, step.own, step.alias);
-                row[column] = *state >> self.place_bits;
+                let step = &steps[(*state | (word >> low_bits)) as usize];
+                *state = select_unpredictable(word < step.cut, (step.next >> 32) as u32, step.next as u32);
+                row[column] = *state;
+            }
+        }
+        for row in rows {
+            for token in row {
+                *token >>= self.place_bits;
             }
         }
         states

@@ -158,16 +158,21 @@ fn zipf_tokens_and_markov_steps_fit_their_counts() {
 
 #[test]
 fn walks_side_by_side_are_walks_alone() {
-    let chain = Markov::new(11, 26, 5).unwrap();
-    for seq_len in [1, 7, 256, 257, 3000] {
-        let mut walks = vec![0; 11 * seq_len];
-        chain.fill(ROWS, seq_len, 1, &mut walks).unwrap();
-        for (start, walk) in (0..).zip(walks.chunks(seq_len)) {
-            let mut alone = vec![0; seq_len];
-            chain.fill(Rows { start, ..ROWS }, seq_len, 1, &mut alone).unwrap();
-            assert_eq!(walk, alone, "rows of {seq_len}");
-            let follows = |step: &[u32]| chain.successors[5 * step[0] as usize..][..5].contains(&step[1]);
-            assert!(walk.windows(2).all(follows));
+    // With one successor a state, walks may never meet.
+    for (vocab_size, branching) in [(26, 5), (26, 1), (1000, 1), (1000, 3), (1, 1)] {
+        let chain = Markov::new(11, vocab_size, branching).unwrap();
+        // The longest are walked in pieces where they are alone.
+        for seq_len in [1, 7, 256, 257, 3000, 65_536, 70_003] {
+            let mut walks = vec![0; 7 * seq_len];
+            chain.fill(ROWS, seq_len, 1, &mut walks).unwrap();
+            for (start, walk) in (0..).zip(walks.chunks(seq_len)) {
+                let mut alone = vec![0; seq_len];
+                chain.fill(Rows { start, ..ROWS }, seq_len, 1, &mut alone).unwrap();
+                assert!(walk == alone, "rows of {seq_len}, {branching} of {vocab_size}");
+                let width = branching as usize;
+                let follows = |step: &[u32]| chain.successors[width * step[0] as usize..][..width].contains(&step[1]);
+                assert!(walk.windows(2).all(follows));
+            }
         }
     }
 }
