@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
-# What pyproject.toml asks for, to be installed while the core is built.
+# Dependencies by uv, with a third of pip's work; where it fails (an index that pip alone is told of), pip does it.
+UV := $(BIN)/python -m uv pip install -q -r pyproject.toml
 REQUIREMENTS := import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 	print(*p['dependencies'], *(r for extra in ('bench', 'torch') for r in p['optional-dependencies'][extra]), sep='\n')
 SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' 2>/dev/null) Cargo.toml Cargo.lock rustfmt.toml
@@ -30,14 +31,15 @@ $(BIN)/python:
 $(VENV)/.bench: $(BIN)/python pyproject.toml $(SOURCES)
 	@command -v cargo >/dev/null || { echo "ngram-copy needs a Rust toolchain, and cargo was not found: see https://rustup.rs" >&2; exit 2; }
 	@echo "Building ngram-copy; installing the command line, charts and torch beside that (a few minutes) …"
-	@$(BIN)/python -c "$(REQUIREMENTS)" | $(PIP) -r /dev/stdin & beside=$$!; trap 'kill $$beside' INT TERM; \
+	@{ { $(PIP) uv && $(UV) --extra bench --extra torch; } 2>/dev/null || $(BIN)/python -c "$(REQUIREMENTS)" | $(PIP) -r /dev/stdin; } & \
+		beside=$$!; trap 'kill $$beside' INT TERM; \
 		$(PIP) --no-deps -e . || { kill $$beside; exit 1; }; \
 		wait $$beside
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.bench
 	@echo "Installing what tests and checks need …"
-	@$(PIP) -e '.[dev]'
+	@$(UV) --extra dev 2>/dev/null; $(PIP) -e '.[dev]'
 	@touch $@
 
 quick: $(VENV)/.bench  ## measure the symbolic copiers, train six tiny models, write the report (under 10 minutes, build included)
@@ -77,7 +79,7 @@ bench: $(VENV)/.dev  ## time the core against its peers; prints ratios, keeps re
 
 $(VENV)/.peers: $(VENV)/.dev
 	@echo "Installing the peers that recurrences are timed against …"
-	@$(PIP) -e '.[peers]'
+	@$(UV) --extra peers 2>/dev/null; $(PIP) -e '.[peers]'
 	@touch $@
 
 bench-ssm: $(VENV)/.peers  ## time the recurrences against their peers (half an hour); prints ratios, keeps a record

@@ -10,8 +10,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::error::{detached, to_python};
-use crate::watch::watched;
+use crate::error::to_python;
+use crate::watch::{detached, watched};
 
 /// Tokens between two looks at the signals.
 const TOKENS_PER_CALL: usize = 1 << 24;

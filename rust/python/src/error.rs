@@ -1,4 +1,4 @@
-//! The one table from core errors to Python exceptions, and the one helper that releases the GIL.
+//! The one table from core errors to Python exceptions.
 
 use ngram_copy_core::Error;
 use pyo3::exceptions::{PyMemoryError, PyValueError};
@@ -21,12 +21,4 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         }),
         other => PyValueError::new_err(other.to_string()),
     }
-}
-
-/// Runs `work` without the GIL and maps its error.
-pub(crate) fn detached<T: Send>(
-    py: Python<'_>,
-    work: impl FnOnce() -> ngram_copy_core::Result<T> + Send,
-) -> PyResult<T> {
-    py.detach(work).map_err(to_python)
 }

@@ -5,7 +5,7 @@ use numpy::{Element, IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadwrit
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::error::detached;
+use crate::watch::detached;
 
 /// Items between two looks at the signals.
 const ITEMS_PER_CALL: usize = 1 << 26;

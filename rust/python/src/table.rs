@@ -10,8 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::convert::{Tokens, with_tokens};
-use crate::error::{detached, to_python};
-use crate::watch::watched;
+use crate::error::to_python;
+use crate::watch::{detached, watched};
 
 /// Table of a text.
 #[pyclass(frozen)]

@@ -1,8 +1,9 @@
-//! Signals and progress of long calls.
+//! The one place that releases the GIL; signals and progress of long calls.
 
 use std::sync::{Mutex, PoisonError};
 
 use ngram_copy_core::{Error, Poll, Result};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::error::to_python;
@@ -14,6 +15,25 @@ pub(crate) fn watched<T: Send>(
     progress: Option<Py<PyAny>>,
     work: impl FnOnce(Poll<'_>) -> Result<T> + Send,
 ) -> PyResult<T> {
+    let (mut work, mut result) = (Some(work), None);
+    watch(py, progress, &mut |poll| {
+        result = work.take().map(|work| work(poll)).transpose()?;
+        Ok(())
+    })?;
+    result.ok_or_else(|| PyRuntimeError::new_err("the call did no work"))
+}
+
+/// Runs short `work` without the GIL and maps its error.
+pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    watched(py, None, |_| work())
+}
+
+/// [`watched`], compiled once for all kinds of work.
+fn watch(
+    py: Python<'_>,
+    progress: Option<Py<PyAny>>,
+    work: &mut (dyn FnMut(Poll<'_>) -> Result<()> + Send),
+) -> PyResult<()> {
     let raised: Mutex<Option<PyErr>> = Mutex::new(None);
     let poll = |done: u64| {
         Python::attach(|py| {

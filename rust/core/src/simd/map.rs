@@ -52,6 +52,7 @@ struct Map<'a, T> {
 
 impl<T: Float> Kernel for Map<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {

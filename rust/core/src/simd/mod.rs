@@ -37,6 +37,8 @@ enum Set {
 pub trait Kernel {
     /// What the work gives back.
     type Output;
+    /// Whether AVX-512 has more for it than AVX2; if not, it is not compiled for AVX-512 as well.
+    const WIDE: bool = true;
     /// The work, as plain loops that the compiler vectorises for `isa`.
     fn run<I: Isa>(self, isa: I) -> Self::Output;
 }
@@ -103,7 +105,10 @@ impl Level {
             Set::Avx2 => unsafe { run_avx2(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => unsafe { run_avx512(kernel) },
+            Set::Avx512 if K::WIDE => unsafe { run_avx512(kernel) },
+            // SAFETY: `available` has detected AVX2's features for this level, too.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => unsafe { run_avx2(kernel) },
         }
     }
 }

@@ -30,6 +30,8 @@ pub trait Float:
     /// The registers of an instruction set.
     type Vector<I: Isa>: Vector<Scalar = Self, Isa = I>;
 
+    /// Whether AVX-512 has wider registers of it here than AVX2.
+    const WIDE: bool;
     /// 0.
     const ZERO: Self;
     /// 1.
@@ -158,10 +160,11 @@ pub trait Vector:
 }
 
 macro_rules! floats {
-    ($($type:ty, $field:ident, $magic:expr, $bits:expr, $math:ident;)*) => {$(
+    ($($type:ty, $field:ident, $wide:literal, $magic:expr, $bits:expr, $math:ident;)*) => {$(
         impl Float for $type {
             type Vector<I: Isa> = I::$field;
 
+            const WIDE: bool = $wide;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const MANTISSA_BITS: u32 = $bits;
@@ -236,8 +239,8 @@ macro_rules! floats {
 }
 
 floats! {
-    f32, F32, 12_582_912.0, 23, single;
-    f64, F64, 6_755_399_441_055_744.0, 52, double;
+    f32, F32, true, 12_582_912.0, 23, single;
+    f64, F64, false, 6_755_399_441_055_744.0, 52, double;
 }
 
 macro_rules! operators {

@@ -242,6 +242,7 @@ struct Forward<'a, T> {
 
 impl<T: Float> Kernel for Forward<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
@@ -320,6 +321,7 @@ struct Backward<'a, T> {
 
 impl<T: Float> Kernel for Backward<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
@@ -471,6 +473,7 @@ struct Step<'a, T> {
 
 impl<T: Float> Kernel for Step<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {

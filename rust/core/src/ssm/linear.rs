@@ -250,6 +250,7 @@ struct Forward<'a, T> {
 
 impl<T: Float> Kernel for Forward<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
@@ -326,6 +327,7 @@ struct Backward<'a, T> {
 
 impl<T: Float> Kernel for Backward<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
@@ -439,6 +441,7 @@ struct Step<'a, T> {
 
 impl<T: Float> Kernel for Step<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {

@@ -95,6 +95,7 @@ struct BlockSums<T: Float, I: Isa> {
 
 impl<T: Float> Kernel for Backward<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {

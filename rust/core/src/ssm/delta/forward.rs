@@ -47,6 +47,7 @@ pub(super) use by_tiles;
 
 impl<T: Float> Kernel for Forward<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {

@@ -170,6 +170,7 @@ pub(super) fn run<T: Float>(
 
 impl<T: Float> Kernel for Backward<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {

@@ -54,6 +54,7 @@ pub(super) fn mix_forward<V: Vector>(
 
 impl<T: Float> Kernel for Forward<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {

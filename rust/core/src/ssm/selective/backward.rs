@@ -32,6 +32,7 @@ pub(super) struct Backward<'a, T> {
 
 impl<T: Float> Kernel for Backward<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {

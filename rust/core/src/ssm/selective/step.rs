@@ -16,6 +16,7 @@ pub(super) struct Step<'a, T> {
 
 impl<T: Float> Kernel for Step<'_, T> {
     type Output = ();
+    const WIDE: bool = T::WIDE;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
