@@ -25,11 +25,15 @@ pub struct F64x4<I>(__m256d, PhantomData<I>);
 /// A value of it must be proof that the machine has them.
 pub unsafe trait Avx2AndFma: Isa {}
 
+/// From place `lanes - count` on: a mask of the first `count` lanes.
+static MASKS_32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+static MASKS_64: [i64; 8] = [-1, -1, -1, -1, 0, 0, 0, 0];
+
 // SAFETY of all calls below: a value of these types, or the instruction set that makes one, is proof of AVX2 and FMA.
 macro_rules! registers {
     (
-        $name:ident, $scalar:ty, $lanes:literal;
-        $set1:ident $loadu:ident $storeu:ident $fmadd:ident $fnmadd:ident $max:ident $min:ident $cmp:ident $blendv:ident $andnot:ident;
+        $name:ident, $scalar:ty, $lanes:literal, $masks:ident;
+        $set1:ident $loadu:ident $storeu:ident $maskload:ident $maskstore:ident $fmadd:ident $fnmadd:ident $max:ident $min:ident $cmp:ident $blendv:ident $andnot:ident;
         $($trait:ident $operator:ident $intrinsic:ident;)*
         $({ $($extra:item)* })?
     ) => {
@@ -59,9 +63,12 @@ macro_rules! registers {
                 if let Some(from) = from.first_chunk::<$lanes>() {
                     return Self(unsafe { $loadu(from.as_ptr()) }, PhantomData);
                 }
-                let mut lanes = [0.0; $lanes];
-                lanes[..from.len()].copy_from_slice(from);
-                Self(unsafe { $loadu(lanes.as_ptr()) }, PhantomData)
+                let mask = &$masks[$lanes - from.len()..];
+                // SAFETY: the mask, of which a register is left, has the slice's lanes alone; others are not read.
+                Self(
+                    unsafe { $maskload(from.as_ptr(), _mm256_loadu_si256(mask.as_ptr().cast())) },
+                    PhantomData,
+                )
             }
 
             #[inline(always)]
@@ -70,10 +77,9 @@ macro_rules! registers {
                     unsafe { $storeu(to.as_mut_ptr(), self.0) };
                     return;
                 }
-                let mut lanes = [0.0; $lanes];
-                unsafe { $storeu(lanes.as_mut_ptr(), self.0) };
-                let len = to.len();
-                to.copy_from_slice(&lanes[..len]);
+                let mask = &$masks[$lanes - to.len()..];
+                // SAFETY: as for loads; others are not written.
+                unsafe { $maskstore(to.as_mut_ptr(), _mm256_loadu_si256(mask.as_ptr().cast()), self.0) };
             }
 
             #[inline(always)]
@@ -155,9 +161,9 @@ macro_rules! registers {
 }
 
 registers! {
-    F32x8, f32, 8;
-    _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps _mm256_min_ps _mm256_cmp_ps
-    _mm256_blendv_ps _mm256_andnot_ps;
+    F32x8, f32, 8, MASKS_32;
+    _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_maskload_ps _mm256_maskstore_ps _mm256_fmadd_ps _mm256_fnmadd_ps
+    _mm256_max_ps _mm256_min_ps _mm256_cmp_ps _mm256_blendv_ps _mm256_andnot_ps;
     Add add _mm256_add_ps;
     Sub sub _mm256_sub_ps;
     Mul mul _mm256_mul_ps;
@@ -173,9 +179,9 @@ registers! {
 }
 
 registers! {
-    F64x4, f64, 4;
-    _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_fmadd_pd _mm256_fnmadd_pd _mm256_max_pd _mm256_min_pd _mm256_cmp_pd
-    _mm256_blendv_pd _mm256_andnot_pd;
+    F64x4, f64, 4, MASKS_64;
+    _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_maskload_pd _mm256_maskstore_pd _mm256_fmadd_pd _mm256_fnmadd_pd
+    _mm256_max_pd _mm256_min_pd _mm256_cmp_pd _mm256_blendv_pd _mm256_andnot_pd;
     Add add _mm256_add_pd;
     Sub sub _mm256_sub_pd;
     Mul mul _mm256_mul_pd;

@@ -1,7 +1,7 @@
 //! The backward pass: blocks from the last to the first, each recomputed from the state that the forward pass kept.
 
 use super::packed::{Packed, Rates, StepSizes, load_states, prefetch, store_states};
-use super::tile::{History, LARGEST, Tile, TileSums, add_sums};
+use super::tile::{History, LARGEST, SUMMED, Tile, TileSums, add_sums};
 use super::{Inputs, Part, Shape, Upstream};
 use crate::simd::{Float, Isa, Kernel, Vector};
 use crate::ssm::parts::by_twos;
@@ -111,7 +111,10 @@ impl<T: Float> Kernel for Backward<'_, T> {
                     }
                     if z.is_some() {
                         tile.products(count, &history, &mut products);
-                        add_sums(&products, &mut y);
+                        let (products, y) = (products.as_chunks::<SUMMED>().0, y.chunks_mut(SUMMED));
+                        for (products, y) in products.iter().zip(y).take(count.div_ceil(SUMMED)) {
+                            add_sums(products, y);
+                        }
                     }
                     let mut sums = TileSums {
                         g: &mut of_states[of_channel.clone()][register..],

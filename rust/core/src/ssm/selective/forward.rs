@@ -77,7 +77,9 @@ impl<T: Float> Kernel for Forward<'_, T> {
                     let tile = Tile::<T::Vector<I>, WIDTH>::of(isa, &packed, rates, first);
                     let states = &mut states[first..];
                     tile.scan(isa, count, &sizes, bounded, states, &mut products);
-                    T::Vector::<I>::sums(&products[..count], &mut sums[..count]);
+                    // Whole registers: products of older blocks stand beyond.
+                    let whole = count.next_multiple_of(T::Vector::<I>::LANES);
+                    T::Vector::<I>::sums(&products[..whole], &mut sums[..whole]);
                     if first == 0 {
                         y.copy_from_slice(&sums[..count]);
                     } else {

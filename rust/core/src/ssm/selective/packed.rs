@@ -116,37 +116,60 @@ impl<T: Float> StepSizes<T> {
         softplus: bool,
     ) {
         let zero = T::Vector::<I>::splat(isa, T::ZERO);
-        let (mut largest, mut not_finite) = (zero, zero);
+        let mut seen = [zero; 2];
         let lanes = T::Vector::<I>::LANES;
-        for start in (0..u.len()).step_by(AT_ONCE * lanes) {
-            // Several at once, each by itself a chain of dependent operations.
-            let mut steps = [zero; AT_ONCE];
-            let mut slopes = [zero; AT_ONCE];
-            for register in 0..AT_ONCE {
-                let at = (start + register * lanes).min(u.len());
-                steps[register] = T::Vector::<I>::load(isa, &delta[at..]) + bias(at);
-            }
-            if softplus {
-                for register in 0..AT_ONCE {
-                    (steps[register], slopes[register]) = T::softplus_and_slope(isa, steps[register]);
-                }
-            }
-            for register in 0..AT_ONCE {
-                let (step, at) = (steps[register], start + register * lanes);
-                step.store(&mut self.delta[at..]);
-                if SLOPE && softplus {
-                    slopes[register].store(&mut self.slope[at..]);
-                }
-                (step * T::Vector::<I>::load(isa, &u[at.min(u.len())..])).store(&mut self.delta_u[at..]);
-                // What is read beyond the slice are zeros: finite, and at most softplus(bias).
-                largest = largest.max(step.abs());
-                not_finite = step.mul_add(zero, not_finite);
-            }
+        let mut start = 0;
+        // Several at once, each by itself a chain of dependent operations.
+        while start + lanes < u.len() {
+            self.read_some::<I, SLOPE, AT_ONCE>(isa, u, delta, &bias, softplus, start, &mut seen);
+            start += AT_ONCE * lanes;
         }
+        if start < u.len() {
+            self.read_some::<I, SLOPE, 1>(isa, u, delta, &bias, softplus, start, &mut seen);
+        }
+        let [largest, not_finite] = seen;
         let mut lanes = [T::ZERO; MOST_LANES];
         largest.store(&mut lanes);
         let largest = lanes.iter().fold(T::ZERO, |most, x| if *x > most { *x } else { most });
         self.largest = if not_finite.sum() == T::ZERO { largest.to_f64() } else { f64::INFINITY };
+    }
+
+    /// Of `N` registers from `start` on; `seen` are the largest of each lane, and NaN where one was not finite.
+    #[inline(always)]
+    fn read_some<I: Isa, const SLOPE: bool, const N: usize>(
+        &mut self,
+        isa: I,
+        u: &[T],
+        delta: &[T],
+        bias: &impl Fn(usize) -> T::Vector<I>,
+        softplus: bool,
+        start: usize,
+        seen: &mut [T::Vector<I>; 2],
+    ) {
+        let zero = T::Vector::<I>::splat(isa, T::ZERO);
+        let lanes = T::Vector::<I>::LANES;
+        let mut steps = [zero; N];
+        let mut slopes = [zero; N];
+        for register in 0..N {
+            let at = (start + register * lanes).min(u.len());
+            steps[register] = T::Vector::<I>::load(isa, &delta[at..]) + bias(at);
+        }
+        if softplus {
+            for register in 0..N {
+                (steps[register], slopes[register]) = T::softplus_and_slope(isa, steps[register]);
+            }
+        }
+        for register in 0..N {
+            let (step, at) = (steps[register], start + register * lanes);
+            step.store(&mut self.delta[at..]);
+            if SLOPE && softplus {
+                slopes[register].store(&mut self.slope[at..]);
+            }
+            (step * T::Vector::<I>::load(isa, &u[at.min(u.len())..])).store(&mut self.delta_u[at..]);
+            // What is read beyond the slice are zeros: finite, and at most softplus(bias).
+            seen[0] = seen[0].max(step.abs());
+            seen[1] = step.mul_add(zero, seen[1]);
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) struct TileSums<'a, V: Vector> {
 }
 
 /// Steps whose products are summed at once.
-const SUMMED: usize = 16;
+pub(super) const SUMMED: usize = 16;
 
 /// Registers of one channel's states, with what they meet in a block of steps.
 pub(super) struct Tile<'a, V, const WIDTH: usize> {
