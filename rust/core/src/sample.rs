@@ -450,23 +450,18 @@ impl Markov {
 
     /// A walk in pieces at the same time, each but the first from a state that is guessed, then corrected.
     ///
-    /// Two walks by the same words soon come to the same state, and stay together from there: what has to be walked again
-    /// is the beginning of a piece.
+    /// Two walks by the same words soon come to the same state, and stay together from there: only the beginning of a piece
+    /// has to be walked again.
     fn walk_apart(&self, keystream: &Keystream, first: u64, row: &mut [u32]) {
         let len = (row.len() - 1) / LANES;
         let (head, tail) = row.split_at_mut(row.len() - LANES * len);
-        let [mut state] = self.walk_long(keystream, first, 0, None, [head]);
+        let mut guessed = [0; LANES];
+        [guessed[0]] = self.walk_long(keystream, first, 0, None, [head]);
         let first = first + head.len() as u64;
         let mut pieces = tail.chunks_exact_mut(len);
         let pieces: [&mut [u32]; LANES] = std::array::from_fn(|_| pieces.next().unwrap_or_default());
-        let ends = self.walk_long(
-            keystream,
-            first,
-            len,
-            Some(std::array::from_fn(|at| if at == 0 { state } else { 0 })),
-            pieces,
-        );
-        state = ends[0];
+        let ends = self.walk_long(keystream, first, len, Some(guessed), pieces);
+        let mut state = ends[0];
         for ((first, piece), end) in (first..).step_by(len).zip(tail.chunks_exact_mut(len)).zip(ends).skip(1) {
             state = self.correct(keystream, first, state, piece).unwrap_or(end);
         }
