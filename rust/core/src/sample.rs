@@ -29,7 +29,8 @@ const LANES: usize = 4;
 /// Words of a keystream that long walks use up at a time: the next ones are made while the last steps wait.
 const PIECE: usize = 64;
 
-/// A row is walked in pieces if it is as many times longer than two walks need to meet.
+/// A row is walked in pieces if it is as many times longer than two walks need to meet: some `vocab_size` steps, as they do
+/// so by chance.
 const MEETINGS: u64 = 64;
 
 /// Fewer items than this are not worth another thread.
@@ -534,7 +535,8 @@ impl Markov {
         self.walk(states, rows.map(|row| &mut row[1..]))
     }
 
-    /// Turns words into the tokens of walks that come from `states`, which are the first places of their tokens.
+    /// Turns words into the tokens of walks that come from `states`, which are the first places of their tokens: those are
+    /// written first, and become tokens in a pass of their own, several in a register.
     ///
     /// Walks take steps in turn: a step waits for the one before it in its walk alone.
     #[inline]

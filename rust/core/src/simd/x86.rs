@@ -25,7 +25,7 @@ pub struct F64x4<I>(__m256d, PhantomData<I>);
 /// A value of it must be proof that the machine has them.
 pub unsafe trait Avx2AndFma: Isa {}
 
-/// From place `lanes - count` on: a mask of the first `count` lanes.
+// From place `lanes - count` on: a mask of the first `count` lanes.
 static MASKS_32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 static MASKS_64: [i64; 8] = [-1, -1, -1, -1, 0, 0, 0, 0];
 
