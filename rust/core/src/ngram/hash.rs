@@ -17,7 +17,7 @@ mod kernels;
 
 use kernels::{Add, Fill, Finish, Hash, of_kind};
 
-use crate::simd::{self, Baseline, Lanes, Level, PortableU64};
+use crate::simd::{self, Baseline, LINES, Lanes, Level, PortableU64, Soon};
 use crate::{Error, Poll, Result, parallel};
 
 /// The largest n.
@@ -369,7 +369,8 @@ impl NgramHasher {
             });
             if let Some(limbs) = lowest {
                 let coefficients = of_kind(&self.coefficients, 0);
-                return self.level.run(Hash { n: self.n, coefficients, offset: self.offset, limbs, out, stream });
+                let next = Soon::new(&symbols[out.len()..], LINES, LINES);
+                return self.level.run(Hash { n: self.n, coefficients, offset: self.offset, limbs, out, stream, next });
             }
         }
         self.hash_in_passes(hashed, out, stream, limbs);

@@ -54,17 +54,22 @@ fn prefetch_address<T>(address: *const T) {
 
 /// Where rows lie that are read or written soon; it gives no access to them.
 #[derive(Debug, Clone, Copy)]
-pub struct Soon<T> {
-    start: *const T,
+pub struct Soon {
+    start: *const u8,
+    /// In bytes, as the width.
     stride: usize,
     width: usize,
 }
 
-impl<T> Soon<T> {
+impl Soon {
     /// Rows of `width` numbers, `stride` apart.
     #[must_use]
-    pub fn new(values: &[T], stride: usize, width: usize) -> Self {
-        Self { start: values.as_ptr(), stride, width }
+    pub fn new<T>(values: &[T], stride: usize, width: usize) -> Self {
+        Self::from_start(values.as_ptr(), stride, width)
+    }
+
+    fn from_start<T>(start: *const T, stride: usize, width: usize) -> Self {
+        Self { start: start.cast(), stride: stride * size_of::<T>(), width: width * size_of::<T>() }
     }
 
     /// Asks for the cache lines of a row.
@@ -74,7 +79,7 @@ impl<T> Soon<T> {
         let mut at = 0;
         while at < self.width {
             prefetch_address(start.wrapping_add(at));
-            at += 64 / size_of::<T>();
+            at += 64;
         }
     }
 }
@@ -280,7 +285,7 @@ impl<'a, T> HeadMut<'a, T> {
 
     /// Where its rows lie.
     #[must_use]
-    pub fn soon(&self) -> Soon<T> {
-        Soon { start: self.start, stride: self.stride, width: self.width }
+    pub fn soon(&self) -> Soon {
+        Soon::from_start(self.start.cast_const(), self.stride, self.width)
     }
 }

@@ -1,7 +1,7 @@
 //! The passes over a block of windows: limbs, what they make of sums, and hashes.
 
 use super::{AT_ONCE, LIMB, LIMBS, ROOM, Token, finish_each};
-use crate::simd::{self, Isa, Kernel, LINES, Lanes};
+use crate::simd::{self, Isa, Kernel, LINES, Lanes, Soon};
 
 /// The coefficients of words of a kind, zeros behind them.
 pub(super) fn of_kind(coefficients: &[[u64; LIMBS]], kind: usize) -> Coefficients {
@@ -67,6 +67,8 @@ pub(super) struct Hash<'a> {
     pub(super) limbs: &'a [u16],
     pub(super) out: &'a mut [u64],
     pub(super) stream: bool,
+    /// The symbols of the next block, [`LINES`] a row.
+    pub(super) next: Soon,
 }
 
 impl Kernel for Hash<'_> {
@@ -74,10 +76,10 @@ impl Kernel for Hash<'_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { n, coefficients, offset, limbs, out, stream } = self;
+        let Self { n, coefficients, offset, limbs, out, stream, next } = self;
         let (coefficients, offset) = (splat(isa, &coefficients), I::U64::splat(isa, offset));
         if stream {
-            by_length!(n, stream_windows(isa, &coefficients, offset, limbs, out));
+            by_length!(n, stream_windows(isa, &coefficients, offset, limbs, out, next));
         } else {
             by_length!(n, hash_windows(isa, &coefficients, offset, limbs, out));
         }
@@ -123,7 +125,7 @@ fn hash_few<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, offset: I::
 }
 
 /// [`hash_windows`] that writes past the caches; few lines at a time, so that the processor writes some while it computes
-/// the next.
+/// the next, and reads the next block: all of the next limbs are taken before their first hash is made.
 #[inline(always)]
 fn stream_windows<const N: usize, I: Isa>(
     isa: I,
@@ -131,11 +133,13 @@ fn stream_windows<const N: usize, I: Isa>(
     offset: I::U64,
     limbs: &[u16],
     out: &mut [u64],
+    next: Soon,
 ) {
     let (head, middle, tail) = simd::lines(out);
     let (of_head, mut limbs) = (limbs, &limbs[head.len()..]);
     hash_windows::<N, I>(isa, coefficients, offset, of_head, head);
-    for lines in middle {
+    for (row, lines) in middle.iter_mut().enumerate() {
+        next.ask(row);
         let mut hashes = [0; LINES];
         hash_few::<N, I>(isa, coefficients, offset, limbs, &mut hashes);
         isa.stream(lines, &hashes);

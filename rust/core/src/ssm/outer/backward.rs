@@ -40,7 +40,7 @@ pub(super) struct OneHead<'a, T> {
 
 impl<T: Float> OneHead<'_, T> {
     /// What a pass reads and writes.
-    fn soon(&self, of_keys: Soon<T>, of_values: Option<Soon<T>>) -> [Soon<T>; 8] {
+    fn soon(&self, of_keys: Soon, of_values: Option<Soon>) -> [Soon; 8] {
         let [q, k, gates, v] = self.head.soon();
         let of_gate = match &self.of_gate {
             OfGate::Head(of_gate) | OfGate::Channel(of_gate) => of_gate.soon(),

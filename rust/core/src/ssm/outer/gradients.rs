@@ -120,7 +120,7 @@ impl<V: Vector> Scratch<V> {
         span: Span,
         add: bool,
         of_q: &mut HeadMut<'_, V::Scalar>,
-        next: Option<(&[Soon<V::Scalar>], &Span)>,
+        next: Option<(&[Soon], &Span)>,
     ) {
         let zero = V::splat(isa, V::Scalar::ZERO);
         let registers = self.keys.registers;
@@ -198,7 +198,7 @@ impl<V: Vector> Scratch<V> {
         span: Span,
         add: bool,
         of_k: &mut HeadMut<'_, V::Scalar>,
-        next: Option<(&[Soon<V::Scalar>], &Span)>,
+        next: Option<(&[Soon], &Span)>,
     ) {
         let zero = V::splat(isa, V::Scalar::ZERO);
         let registers = self.keys.registers;

@@ -178,7 +178,7 @@ impl<'a, T> Rows<'a, T> {
         &self.values[step * self.stride..][..self.width]
     }
 
-    fn soon(&self) -> Soon<T> {
+    fn soon(&self) -> Soon {
         Soon::new(self.values, self.stride, self.width)
     }
 }
@@ -207,7 +207,7 @@ struct Head<'a, T> {
 
 impl<T> Head<'_, T> {
     /// What it reads; where it has no gates, the queries in their place.
-    fn soon(&self) -> [Soon<T>; 4] {
+    fn soon(&self) -> [Soon; 4] {
         let gates = match &self.gate {
             HeadGate::Constant(_) => &self.q,
             HeadGate::Head(gates) | HeadGate::Channel(gates) => gates,

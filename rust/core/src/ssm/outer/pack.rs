@@ -83,18 +83,18 @@ fn load_pair<V: Vector>(isa: V::Isa, row: &[V::Scalar], start: usize) -> Pair<V>
 
 /// What the next head reads and writes is asked for while this one is worked on, some rows at a time: rows of a head lie so
 /// far apart that no processor foresees them.
-pub(super) struct Ahead<'a, T> {
-    places: &'a [Soon<T>],
+pub(super) struct Ahead<'a> {
+    places: &'a [Soon],
     place: usize,
     step: usize,
     end: usize,
     at_once: usize,
 }
 
-impl<'a, T> Ahead<'a, T> {
+impl<'a> Ahead<'a> {
     /// A span, where there is a next one, by so many calls.
     #[inline(always)]
-    pub(super) fn new(next: Option<(&'a [Soon<T>], &Span)>, calls: usize) -> Self {
+    pub(super) fn new(next: Option<(&'a [Soon], &Span)>, calls: usize) -> Self {
         let (places, step, end) = next.map_or((&[][..], 0, 0), |(places, span)| (places, span.start, span.end));
         Self { places, place: 0, step, end, at_once: ((end - step) * places.len()).div_ceil(calls) }
     }
@@ -117,12 +117,12 @@ impl<'a, T> Ahead<'a, T> {
 /// What comes after a head's span where heads go through the spans together: the next head's, or the first one's in the
 /// span that follows.
 #[inline(always)]
-pub(super) fn next_of<'a, T, const N: usize>(
-    places: &'a [[Soon<T>; N]],
+pub(super) fn next_of<'a, const N: usize>(
+    places: &'a [[Soon; N]],
     head: usize,
     span: &'a Span,
     following: Option<&'a Span>,
-) -> Option<(&'a [Soon<T>], &'a Span)> {
+) -> Option<(&'a [Soon], &'a Span)> {
     let (head, span) = if head + 1 < places.len() { (head + 1, span) } else { (0, following?) };
     Some((&places[head], span))
 }
