@@ -17,7 +17,7 @@ mod kernels;
 
 use kernels::{Add, Fill, Finish, Hash, of_kind};
 
-use crate::simd::{self, Baseline, LINES, Lanes, Level, PortableU64, Soon};
+use crate::simd::{self, Baseline, LINES, Lanes, Level, PortableU64, Soon, Sum};
 use crate::{Error, Poll, Result, parallel};
 
 /// The largest n.
@@ -33,8 +33,11 @@ const AT_ONCE: usize = 8;
 /// the caches would still be on their way when the next limbs are stored and read behind them.
 const BLOCK: usize = 1024;
 
-/// Limbs of a block's windows, and behind them a register's for windows that no output takes.
-const ROOM: usize = BLOCK + AT_ONCE + 16;
+/// Limbs of the windows of [`LINES`] hashes, and behind them a register's for windows that no output takes.
+const FEW: usize = LINES + AT_ONCE + 8;
+
+/// Those of a block's windows.
+const ROOM: usize = BLOCK + FEW;
 
 /// The kinds of limbs, and of words.
 const LIMBS: usize = 3;
@@ -159,15 +162,16 @@ pub const fn mix(mut h: u64) -> u64 {
 #[inline(always)]
 #[must_use]
 pub fn finish(sum: u64) -> u64 {
-    finish_each(Baseline::default(), PortableU64(sum)).0
+    let isa = Baseline::default();
+    finish_each(isa, Sum::of(isa, PortableU64(sum))).0
 }
 
 /// [`finish`] of each sum.
 #[inline(always)]
-fn finish_each<L: Lanes>(isa: L::Isa, sum: L) -> L {
-    let high = sum.shift_right::<32>();
-    let low = sum.xor(high.widening_multiply(high).shift_right::<16>());
-    sum.and(L::splat(isa, !0 << 32)).plus(low.widening_multiply(L::splat(isa, 0x9e37_79b1)))
+fn finish_each<L: Lanes>(isa: L::Isa, sum: Sum<L>) -> L {
+    let high = sum.low.shift_right::<32>().plus(sum.high);
+    let low = sum.low.xor(high.widening_multiply(high).shift_right::<16>());
+    high.shift_left::<32>().plus(low.widening_multiply(L::splat(isa, 0x9e37_79b1)))
 }
 
 /// Hashes n-grams; made once for n and a seed.
@@ -278,8 +282,8 @@ impl NgramHasher {
             let parts = tokens.chunks(share * seq_len).zip(out.chunks_mut(share * count)).enumerate().collect();
             parallel::for_each(threads, parts, |(part, (tokens, out))| {
                 let mut pairs = tokens.chunks(seq_len).zip(out.chunks_mut(count)).enumerate();
-                let first = step_at * step + part * share;
-                pairs.try_for_each(|(row, (tokens, out))| self.hash_part(tokens, out, place(first + row)))
+                let (first, mut limbs) = (step_at * step + part * share, [0; ROOM]);
+                pairs.try_for_each(|(row, (tokens, out))| self.hash_part(tokens, out, &mut limbs, place(first + row)))
             })?;
             poll(((step_at + 1) * step) as u64)?;
         }
@@ -319,7 +323,12 @@ impl NgramHasher {
             let parts = out.chunks_mut(share).enumerate().collect();
             parallel::for_each(threads, parts, |(part, out): (usize, &mut [u64])| {
                 let start = step_at * step + part * share;
-                self.hash_part(&tokens[start..start + out.len() + self.n() - 1], out, place.after(start))
+                self.hash_part(
+                    &tokens[start..start + out.len() + self.n() - 1],
+                    out,
+                    &mut [0; ROOM],
+                    place.after(start),
+                )
             })?;
             poll((step_at * step) as u64)?;
         }
@@ -327,26 +336,32 @@ impl NgramHasher {
     }
 
     /// The hashes of a non-empty part on this thread.
-    fn hash_part<T: Token>(&self, tokens: &[T], out: &mut [u64], place: Place) -> Result<()> {
+    fn hash_part<T: Token>(&self, tokens: &[T], out: &mut [u64], limbs: &mut [u16; ROOM], place: Place) -> Result<()> {
         if out.len() < STREAM {
-            return self.hash_blocks(tokens, out, false, place);
+            return self.hash_blocks(tokens, out, false, limbs, place);
         }
         let head = simd::until_line(out);
         let (before, lines) = out.split_at_mut(head);
-        self.hash_blocks(&tokens[..head + self.n() - 1], before, false, place)?;
-        let result = self.hash_blocks(&tokens[head..], lines, true, place.after(head));
+        self.hash_blocks(&tokens[..head + self.n() - 1], before, false, limbs, place)?;
+        let result = self.hash_blocks(&tokens[head..], lines, true, limbs, place.after(head));
         simd::stream_fence();
         result
     }
 
     /// The hashes of a part, block by block.
-    fn hash_blocks<T: Token>(&self, tokens: &[T], out: &mut [u64], stream: bool, place: Place) -> Result<()> {
+    fn hash_blocks<T: Token>(
+        &self,
+        tokens: &[T],
+        out: &mut [u64],
+        stream: bool,
+        limbs: &mut [u16; ROOM],
+        place: Place,
+    ) -> Result<()> {
         let rest = out.len();
-        let mut limbs = [0; ROOM];
         for (block, out) in out.chunks_mut(BLOCK).enumerate() {
             let start = block * BLOCK;
             validate_from(&tokens[start..start + out.len()], place.after(start))?;
-            self.hash_block(&tokens[start..], out, stream, &mut limbs);
+            self.hash_block(&tokens[start..], out, stream, limbs);
         }
         validate_from(&tokens[rest..], place.after(rest))
     }
@@ -363,9 +378,9 @@ impl NgramHasher {
     fn hash_block<T: Token>(&self, symbols: &[T], out: &mut [u64], stream: bool, limbs: &mut [u16; ROOM]) {
         let hashed = &symbols[..out.len() + self.n - 1];
         if self.n <= AT_ONCE {
-            let lowest = T::as_limbs(symbols).or_else(|| {
+            let lowest = T::as_limbs(symbols).and_then(<[u16]>::first_chunk).or_else(|| {
                 let kinds = self.level.run(Fill { symbols: hashed, kind: 0, limbs });
-                (kinds == [true, false, false]).then_some(&limbs[..])
+                (kinds == [true, false, false]).then_some(&*limbs)
             });
             if let Some(limbs) = lowest {
                 let coefficients = of_kind(&self.coefficients, 0);

@@ -29,12 +29,49 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     /// `self` >> `BITS`.
     #[must_use]
     fn shift_right<const BITS: u32>(self) -> Self;
+    /// `self` << `BITS`.
+    #[must_use]
+    fn shift_left<const BITS: u32>(self) -> Self;
     /// The low half of `self` times the low half of `other`.
     #[must_use]
     fn widening_multiply(self, other: Self) -> Self;
-    /// The low half of `self` times `other` mod 2^64.
+
+    /// Adds the low halves of `a` times `b`: two products, as vector instructions multiply 32 bits by 32.
+    #[inline(always)]
+    fn add_products(sum: &mut Sum<Self>, a: Self, b: Self) {
+        sum.low = sum.low.plus(a.widening_multiply(b));
+        sum.high = sum.high.plus(a.widening_multiply(b.shift_right::<32>()));
+    }
+}
+
+/// Sums `low + 2^32·high mod 2^64`.
+#[derive(Debug, Clone, Copy)]
+pub struct Sum<L> {
+    /// What counts once.
+    pub low: L,
+    /// What counts 2^32 times; of its bits, the low half.
+    pub high: L,
+}
+
+impl<L: Lanes> Sum<L> {
+    /// Those numbers.
+    #[inline(always)]
+    pub fn of(isa: L::Isa, numbers: L) -> Self {
+        Self { low: numbers, high: L::splat(isa, 0) }
+    }
+
+    /// Adds the low halves of `a` times `b`.
+    #[inline(always)]
+    pub fn add_products(&mut self, a: L, b: L) {
+        L::add_products(self, a, b);
+    }
+
+    /// The sums as numbers.
     #[must_use]
-    fn multiply_low(self, other: Self) -> Self;
+    #[inline(always)]
+    pub fn whole(self) -> L {
+        self.low.plus(self.high.shift_left::<32>())
+    }
 }
 
 /// The numbers of a slice from `first` on; zeros where there are none.
@@ -101,12 +138,17 @@ impl Lanes for PortableU64 {
     }
 
     #[inline(always)]
-    fn widening_multiply(self, other: Self) -> Self {
-        Self((self.0 & 0xffff_ffff) * (other.0 & 0xffff_ffff))
+    fn shift_left<const BITS: u32>(self) -> Self {
+        Self(self.0 << BITS)
     }
 
     #[inline(always)]
-    fn multiply_low(self, other: Self) -> Self {
-        Self((self.0 & 0xffff_ffff).wrapping_mul(other.0))
+    fn widening_multiply(self, other: Self) -> Self {
+        Self((self.0 & 0xffff_ffff) * (other.0 & 0xffff_ffff))
+    }
+    /// One product: 64 bits are multiplied as they are.
+    #[inline(always)]
+    fn add_products(sum: &mut Sum<Self>, a: Self, b: Self) {
+        sum.low = sum.low.plus(Self((a.0 & 0xffff_ffff).wrapping_mul(b.0)));
     }
 }

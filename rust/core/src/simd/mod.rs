@@ -15,7 +15,7 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use lanes::{Lanes, PortableU64};
+pub use lanes::{Lanes, PortableU64, Sum};
 pub use map::{Function, map};
 pub use memory::{HeadMut, LINES, Lines, Soon, Zero, Zeroed, lines, prefetch, stream_fence, until_line};
 pub use vector::{Float, MOST_LANES, PortableF32, PortableF64, Vector};

@@ -356,7 +356,7 @@ pub unsafe trait Avx512FBwDq: Isa {}
 macro_rules! lanes {
     (
         $name:ident, $proof:ident, $lanes:literal;
-        $set1:ident $loadu:ident $storeu:ident $srl:ident;
+        $set1:ident $loadu:ident $storeu:ident $srl:ident $sll:ident;
         $($operator:ident $intrinsic:ident;)*
     ) => {
         impl<I: $proof> Lanes for $name<I> {
@@ -404,8 +404,8 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
-            fn multiply_low(self, other: Self) -> Self {
-                Self(unsafe { Self::low_product(self.0, other.0) }, PhantomData)
+            fn shift_left<const BITS: u32>(self) -> Self {
+                Self(unsafe { $sll(self.0, _mm_cvtsi32_si128(BITS as i32)) }, PhantomData)
             }
         }
     };
@@ -413,7 +413,7 @@ macro_rules! lanes {
 
 lanes! {
     U64x4, Avx2AndFma, 4;
-    _mm256_set1_epi64x _mm256_loadu_si256 _mm256_storeu_si256 _mm256_srl_epi64;
+    _mm256_set1_epi64x _mm256_loadu_si256 _mm256_storeu_si256 _mm256_srl_epi64 _mm256_sll_epi64;
     plus _mm256_add_epi64;
     xor _mm256_xor_si256;
     and _mm256_and_si256;
@@ -422,7 +422,7 @@ lanes! {
 
 lanes! {
     U64x8, Avx512FBwDq, 8;
-    _mm512_set1_epi64 _mm512_loadu_si512 _mm512_storeu_si512 _mm512_srl_epi64;
+    _mm512_set1_epi64 _mm512_loadu_si512 _mm512_storeu_si512 _mm512_srl_epi64 _mm512_sll_epi64;
     plus _mm512_add_epi64;
     xor _mm512_xor_si512;
     and _mm512_and_si512;
@@ -446,16 +446,6 @@ impl<I: Avx2AndFma> U64x4<I> {
             _mm256_shuffle_epi8(both, which)
         }
     }
-
-    /// From products of halves: the instruction multiplies 32 bits by 32.
-    #[inline(always)]
-    unsafe fn low_product(a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: see above.
-        unsafe {
-            let high = _mm256_mul_epu32(a, _mm256_srli_epi64::<32>(b));
-            _mm256_add_epi64(_mm256_mul_epu32(a, b), _mm256_slli_epi64::<32>(high))
-        }
-    }
 }
 
 impl<I: Avx512FBwDq> U64x8<I> {
@@ -470,11 +460,5 @@ impl<I: Avx512FBwDq> U64x8<I> {
                 _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), _mm512_set1_epi64(0x0001_0001_0001_0001));
             _mm512_permutexvar_epi16(_mm512_add_epi64(first, lane), limbs)
         }
-    }
-
-    #[inline(always)]
-    unsafe fn low_product(a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: see above.
-        unsafe { _mm512_mullo_epi64(_mm512_and_si512(a, _mm512_set1_epi64(0xffff_ffff)), b) }
     }
 }

@@ -1,7 +1,7 @@
 //! The passes over a block of windows: limbs, what they make of sums, and hashes.
 
-use super::{AT_ONCE, LIMB, LIMBS, ROOM, Token, finish_each};
-use crate::simd::{self, Isa, Kernel, LINES, Lanes, Soon};
+use super::{AT_ONCE, FEW, LIMB, LIMBS, ROOM, Token, finish_each};
+use crate::simd::{self, Isa, Kernel, LINES, Lanes, Soon, Sum};
 
 /// The coefficients of words of a kind, zeros behind them.
 pub(super) fn of_kind(coefficients: &[[u64; LIMBS]], kind: usize) -> Coefficients {
@@ -64,7 +64,7 @@ pub(super) struct Hash<'a> {
     pub(super) n: usize,
     pub(super) coefficients: Coefficients,
     pub(super) offset: u64,
-    pub(super) limbs: &'a [u16],
+    pub(super) limbs: &'a [u16; ROOM],
     pub(super) out: &'a mut [u64],
     pub(super) stream: bool,
     /// The symbols of the next block, [`LINES`] a row.
@@ -81,7 +81,7 @@ impl Kernel for Hash<'_> {
         if stream {
             by_length!(n, stream_windows(isa, &coefficients, offset, limbs, out, next));
         } else {
-            by_length!(n, hash_windows(isa, &coefficients, offset, limbs, out));
+            by_length!(n, hash_windows(isa, &coefficients, offset, limbs, 0, out));
         }
     }
 }
@@ -98,25 +98,26 @@ fn splat<I: Isa>(isa: I, coefficients: &Coefficients) -> Splat<I> {
     registers
 }
 
-/// A fixed number at a time, whose loop the compiler unrolls, and what is left.
+/// [`LINES`] at a time, in a loop that the compiler unrolls, and what is left.
 #[inline(always)]
 fn hash_windows<const N: usize, I: Isa>(
     isa: I,
     coefficients: &Splat<I>,
     offset: I::U64,
-    limbs: &[u16],
+    limbs: &[u16; ROOM],
+    start: usize,
     out: &mut [u64],
 ) {
     let (lines, tail) = out.as_chunks_mut::<LINES>();
-    let mut limbs = limbs;
+    let mut at = start;
     for hashes in lines {
-        hash_few::<N, I>(isa, coefficients, offset, limbs, hashes);
-        limbs = &limbs[LINES..];
+        hash_few::<N, I>(isa, coefficients, offset, &limbs[at..at + FEW], hashes);
+        at += LINES;
     }
-    hash_few::<N, I>(isa, coefficients, offset, limbs, tail);
+    hash_few::<N, I>(isa, coefficients, offset, &limbs[at..at + FEW], tail);
 }
 
-/// [`hash_windows`] a register at a time.
+/// Up to [`LINES`] hashes, a register at a time, of the windows of [`FEW`] limbs.
 #[inline(always)]
 fn hash_few<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, offset: I::U64, limbs: &[u16], out: &mut [u64]) {
     for (out, first) in out.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
@@ -124,35 +125,35 @@ fn hash_few<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, offset: I::
     }
 }
 
-/// [`hash_windows`] that writes past the caches; few lines at a time, so that the processor writes some while it computes
-/// the next, and reads the next block: all of the next limbs are taken before their first hash is made.
+/// [`hash_windows`] from the first on, written past the caches; few lines at a time, so that the processor writes some
+/// while it computes the next, and reads the next block: all of its limbs are taken before their first hash is made.
 #[inline(always)]
 fn stream_windows<const N: usize, I: Isa>(
     isa: I,
     coefficients: &Splat<I>,
     offset: I::U64,
-    limbs: &[u16],
+    limbs: &[u16; ROOM],
     out: &mut [u64],
     next: Soon,
 ) {
     let (head, middle, tail) = simd::lines(out);
-    let (of_head, mut limbs) = (limbs, &limbs[head.len()..]);
-    hash_windows::<N, I>(isa, coefficients, offset, of_head, head);
+    hash_windows::<N, I>(isa, coefficients, offset, limbs, 0, head);
+    let mut at = head.len();
     for (row, lines) in middle.iter_mut().enumerate() {
         next.ask(row);
         let mut hashes = [0; LINES];
-        hash_few::<N, I>(isa, coefficients, offset, limbs, &mut hashes);
+        hash_few::<N, I>(isa, coefficients, offset, &limbs[at..at + FEW], &mut hashes);
         isa.stream(lines, &hashes);
-        limbs = &limbs[LINES..];
+        at += LINES;
     }
-    hash_windows::<N, I>(isa, coefficients, offset, limbs, tail);
+    hash_windows::<N, I>(isa, coefficients, offset, limbs, at, tail);
 }
 
 /// Adds what limbs of a kind make of windows to their sums.
 pub(super) struct Add<'a> {
     pub(super) n: usize,
     pub(super) coefficients: Coefficients,
-    pub(super) limbs: &'a [u16],
+    pub(super) limbs: &'a [u16; ROOM],
     pub(super) sums: &'a mut [u64],
 }
 
@@ -167,9 +168,9 @@ impl Kernel for Add<'_> {
 }
 
 #[inline(always)]
-fn add_windows<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], sums: &mut [u64]) {
+fn add_windows<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16; ROOM], sums: &mut [u64]) {
     for (sums, first) in sums.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
-        dot::<N, I>(isa, coefficients, &limbs[first..], I::U64::load(isa, sums)).store(sums);
+        dot::<N, I>(isa, coefficients, &limbs[first..first + FEW], I::U64::load(isa, sums)).whole().store(sums);
     }
 }
 
@@ -187,7 +188,7 @@ impl Kernel for Finish<'_> {
     fn run<I: Isa>(self, isa: I) {
         let Self { sums, out, stream } = self;
         for sums in sums.chunks_mut(I::U64::LANES) {
-            finish_each(isa, I::U64::load(isa, sums)).store(sums);
+            finish_each(isa, Sum::of(isa, I::U64::load(isa, sums))).store(sums);
         }
         if !stream {
             return out.copy_from_slice(sums);
@@ -205,17 +206,17 @@ impl Kernel for Finish<'_> {
 
 /// `start + Σ_p c_p·w_p mod 2^64` over the words of the first N limbs from each of the first indices on.
 #[inline(always)]
-fn dot<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], start: I::U64) -> I::U64 {
-    let mut sum = start;
+fn dot<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], start: I::U64) -> Sum<I::U64> {
+    let mut sum = Sum::of(isa, start);
     for first in (0..N).step_by(4) {
         let mut words = I::U64::windows(isa, &limbs[first..]);
         let count = N - first;
         if count < 4 {
             words = words.and(I::U64::splat(isa, (1 << (LIMB as usize * count)) - 1));
         }
-        sum = sum.plus(words.multiply_low(coefficients[first / 2]));
+        sum.add_products(words, coefficients[first / 2]);
         if count > 2 {
-            sum = sum.plus(words.shift_right::<32>().multiply_low(coefficients[first / 2 + 1]));
+            sum.add_products(words.shift_right::<32>(), coefficients[first / 2 + 1]);
         }
     }
     sum
