@@ -15,6 +15,8 @@
 
 mod kernels;
 
+use std::ops::BitOr;
+
 use kernels::{Add, Fill, Finish, Hash, of_kind};
 
 use crate::simd::{self, Baseline, LINES, Lanes, Level, PortableU64, Soon, Sum};
@@ -49,7 +51,7 @@ const LIMB: u32 = 16;
 const STREAM: usize = 1 << 20;
 
 /// An integer type of token arrays; values are 0 to 2^32 - 1, and for `u64`, the type of symbols, also [`BOUNDARY`].
-pub trait Token: Copy + Send + Sync + std::fmt::Display + 'static {
+pub trait Token: Copy + Default + BitOr<Output = Self> + Send + Sync + std::fmt::Display + 'static {
     /// The value, where it is one.
     fn to_u64(self) -> u64;
     /// Whether the value is a token.

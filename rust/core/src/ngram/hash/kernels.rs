@@ -34,13 +34,12 @@ impl<T: Token> Kernel for Fill<'_, T> {
 
 #[inline(always)]
 fn fill_limbs<T: Token, const KIND: usize>(symbols: &[T], limbs: &mut [u16; ROOM]) -> [bool; LIMBS] {
-    let (mut second, mut third) = (0, 0);
+    let mut any = T::default();
     for (limb, symbol) in limbs.iter_mut().zip(symbols) {
         *limb = symbol.limb(KIND);
-        second |= symbol.limb(1);
-        third |= symbol.limb(2);
+        any = any | *symbol;
     }
-    [true, second != 0, third != 0]
+    [true, any.limb(1) != 0, any.limb(2) != 0]
 }
 
 /// Calls a function for windows of up to [`AT_ONCE`] tokens, whose number is then known to the compiler.
