@@ -197,6 +197,9 @@ def test_compare_of_cells_that_only_one_has(cli, made, tmp_path):
     outcome = cli("compare", made, other)
     assert outcome.code == 0
     assert "Not compared: 2 cells only in A, 0 only in B" in outcome.out
+    named = [line for line in outcome.out.splitlines() if line.startswith("  A: ")]
+    assert len(named) == 2
+    assert all(", prefix, length " in line for line in named)
 
 
 def test_compare_of_a_case_that_fails_now(cli, made, tmp_path):

@@ -77,7 +77,8 @@ def test_a_model_that_is_none_is_told_in_one_line(folder, model, said):
     assert "Traceback" not in done.stderr
 
 
-def test_a_gpu_where_there_is_none_is_told_before_anything_runs(tmp_path):
+@pytest.mark.parametrize("suite", ["quick", "smoke"], ids=["trains", "trains nothing"])
+def test_a_gpu_where_there_is_none_is_told_before_anything_runs(tmp_path, suite):
     if torch.accelerator.is_available():
         pytest.skip("there is a GPU")
     command = [
@@ -85,9 +86,7 @@ def test_a_gpu_where_there_is_none_is_told_before_anything_runs(tmp_path):
         "-m",
         "ngram_copy",
         "run",
-        "quick",
-        "--only",
-        "training",
+        suite,
         "--device",
         "cuda",
         "--out",

@@ -75,6 +75,20 @@ def test_several_paths(cli, folder):
     assert found["tokens"] == json.loads(cli("stats", folder, "--json").out)["tokens"]
 
 
+def test_a_file_of_several_names_is_read_once(cli, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"once upon a time")
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    found = json.loads(cli("stats", tmp_path, tmp_path / "a.txt", tmp_path / "b.txt", "-L", 8, "--json").out)
+    assert (found["files"], found["bytes"]) == (1, 16)
+
+
+def test_windows_that_do_not_fit_are_named(cli, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"once upon a time")
+    outcome = cli("stats", tmp_path, "-L", 8, "-L", 1000, "--json")
+    assert [window["length"] for window in json.loads(outcome.out)["windows"]] == [8]
+    assert outcome.err == "ngram-copy: no window of 1,000 fits into 16 bytes: it is left out\n"
+
+
 def test_a_text_too_short(bad, tmp_path):
     (tmp_path / "short").write_text("abc")
     assert "the text has 3 bytes, too few for a 4-gram" in bad("stats", tmp_path / "short")

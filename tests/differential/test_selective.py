@@ -154,6 +154,7 @@ def test_no_steps_leave_the_state():
     ("change", "message"),
     [
         ({"u": np.zeros((2, 3))}, "u must have the shape (batch, d_model, seq_len)"),
+        ({"A": np.zeros((4, 3))}, "A must have the shape (d_model, d_state) = (3, d_state), not (4, 3)"),
         (
             {"delta": np.zeros((2, 3, 4))},
             "delta must have the shape (batch, d_model, seq_len) = (2, 3, 5), not (2, 3, 4)",

@@ -94,15 +94,18 @@ def compare(
         if record["kind"] == "accuracy"
         and ((strings and -strings.change > threshold) or (recalled and -recalled.change > bits))
     ]
-    lonely = len(first) - len(both), len(second) - len(both)
+    lonely = (
+        [record for key, record in first.items() if key not in both],
+        [record for key, record in second.items() if key not in both],
+    )
     if as_json:
         print_json(
             {
                 "cells": [_as_json(record, strings, recalled) for record, strings, recalled in rows],
                 "worse": [record["case_id"] for record in worse],
                 "failed": [record["case_id"] for record in broken],
-                "only_in_a": lonely[0],
-                "only_in_b": lonely[1],
+                "only_in_a": len(lonely[0]),
+                "only_in_b": len(lonely[1]),
             }
         )
     else:
@@ -110,6 +113,8 @@ def compare(
     if worse or broken:
         raise typer.Exit(1)
 
+
+_NAMED = 5  # of the cells that only one run has
 
 _Row = tuple["Record", Difference | None, Difference | None]
 
@@ -137,7 +142,9 @@ def _as_json(record: Record, strings: Difference | None, recalled: Difference | 
     return {"case_id": record["case_id"], "case": record["case"], name: numbers(strings), "bits": numbers(recalled)}
 
 
-def _show(rows: list[_Row], worse: list[Record], broken: list[Record], lonely: tuple[int, int]) -> None:
+def _show(
+    rows: list[_Row], worse: list[Record], broken: list[Record], lonely: tuple[list[Record], list[Record]]
+) -> None:
     screen = stdout()
     changed = [row for row in rows if any(found and found.change for found in row[1:])]
     if changed:
@@ -149,7 +156,13 @@ def _show(rows: list[_Row], worse: list[Record], broken: list[Record], lonely: t
         screen.print(shown)
     screen.print(f"{plural(len(rows), 'shared cell')}: {len(rows) - len(changed):,} equal, {len(changed):,} changed.")
     if any(lonely):
-        screen.print(f"Not compared: {plural(lonely[0], 'cell')} only in A, {lonely[1]:,} only in B (or failed in A).")
+        counts = f"{plural(len(lonely[0]), 'cell')} only in A, {len(lonely[1]):,} only in B (or failed in A)"
+        screen.print(f"Not compared: {counts}.")
+        for name, records in zip("AB", lonely, strict=True):
+            for record in records[:_NAMED]:
+                screen.print(f"  {name}: {plain(describe(record))}")
+            if len(records) > _NAMED:
+                screen.print(f"  {name}: {len(records) - _NAMED:,} more")
     for record in broken:
         screen.print(f"[red]Failed in B:[/red] {plain(describe(record))}")
     if worse:

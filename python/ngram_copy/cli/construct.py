@@ -71,7 +71,9 @@ def save(
         if (out / WEIGHTS).exists() and _CONSTRUCTION not in read_extra(out):
             raise UserError(f"{out} holds a checkpoint that was not constructed: choose another --out")
         model = copy_transformer(n, vocab, max_len, error=error, value=value, dtype=named_dtype(dtype), force=force)
-        save_model(out, model, {_CONSTRUCTION: made_of})
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        with stderr().status(f"writing {plural(weights, 'byte')} …"):
+            save_model(out, model, {_CONSTRUCTION: made_of})
     path = out / WEIGHTS
     size = path.stat().st_size
     found = {**made_of, **sizes(n, model), "bytes": size, "path": str(path)}

@@ -93,6 +93,7 @@ def run(
       ngram-copy run copy --size cpu --threads 2 --model my_model.py:build
     """
     from ngram_copy import run as runner
+    from ngram_copy.engines.neural import require_torch
     from ngram_copy.results import RECORDS, ResultsError, canonical_json
     from ngram_copy.suite import SuiteError, load
 
@@ -112,10 +113,11 @@ def run(
             runner.refuse_records(out, every)
         for case in chosen:
             case.check()
-    if any(case.learned for case in chosen):
-        from ngram_copy.models.machine import find_device
-
+    if device != "auto" or any(case.learned for case in chosen):
         with user_errors(ValueError):
+            require_torch(f"--device {device}")
+            from ngram_copy.models.machine import find_device
+
             find_device(device)
     if verify:
         with user_errors(runner.VerificationError):

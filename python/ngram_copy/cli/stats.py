@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ngram_copy.cli.console import UserError, plural, print_json, stderr, stdout, table, user_errors
+from ngram_copy.cli.console import UserError, complain, plural, print_json, stderr, stdout, table, user_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def stats(
 
     A window of L tokens in which an n-gram repeats is one that the n-gram
     copier of that n cannot copy. Every window of the text is counted; files are
-    read one after another in the order of their names.
+    read one after another in the order of their names, each once.
 
     [bold]Examples[/bold]
 
@@ -60,6 +60,9 @@ def stats(
         chosen = sorted({length for length in lengths or _LENGTHS if length <= len(tokens)})
         if not chosen:
             raise UserError(f"no window fits into {len(tokens):,} {found['unit']}: choose shorter --lengths")
+        for length in lengths or []:
+            if length > len(tokens):
+                complain(f"no window of {length:,} fits into {len(tokens):,} {found['unit']}: it is left out")
         with user_errors(ValueError, MemoryError):
             counts = ngram.ngram_statistics(tokens, n, threads=threads, progress=progress.of("counting", len(tokens)))
             step = progress.of("windows", len(tokens))
@@ -113,12 +116,12 @@ def _read(paths: Sequence[Path], words: bool, progress: _Progress) -> tuple[NDAr
     """All files as one row of tokens, and what was read."""
     import numpy as np
 
-    from ngram_copy.tasks.text import number_words, text_files
+    from ngram_copy.tasks.text import number_words, once, text_files
 
     numbers: dict[bytes, int] = {}
     parts = []
     with user_errors(ValueError, OSError):
-        files = [file for path in paths for file in text_files(path)[1]]
+        files = once(file for path in paths for file in text_files(path)[1])
         total = sum(file.stat().st_size for file in files)
         step, done = progress.of("reading", total), 0
         for file in files:

@@ -141,9 +141,10 @@ def selective_state_update(
         If an argument has another dtype or shape; the text names it.
     """
     dtype = common_dtype(state=state, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias)
-    a = as_floats("A", A, dtype, ("d_model", "d_state"))
-    channels = as_floats("x", x, dtype, ("batch", "d_model"), d_model=a.shape[0])
-    sizes = {"batch": channels.shape[0], "d_model": a.shape[0], "d_state": a.shape[1]}
+    channels = as_floats("x", x, dtype, ("batch", "d_model"))
+    sizes = dict(zip(("batch", "d_model"), channels.shape, strict=True))
+    a = as_floats("A", A, dtype, ("d_model", "d_state"), **sizes)
+    sizes["d_state"] = a.shape[1]
     rows = ("batch", "d_model")
     inputs = SelectiveInputs(
         channels,
@@ -180,10 +181,11 @@ def selective_inputs(
 ) -> tuple[SelectiveInputs, Floats | None]:
     """Check the inputs of :func:`selective_scan`, and its initial state."""
     dtype = common_dtype(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
-    a = as_floats("A", A, dtype, ("d_model", "d_state"))
-    channels = as_floats("u", u, dtype, ("batch", "d_model", "seq_len"), d_model=a.shape[0])
-    sizes = dict(zip(("batch", "d_model", "seq_len", "d_state"), (*channels.shape, a.shape[1]), strict=True))
     rows = ("batch", "d_model", "seq_len")
+    channels = as_floats("u", u, dtype, rows)
+    sizes = dict(zip(rows, channels.shape, strict=True))
+    a = as_floats("A", A, dtype, ("d_model", "d_state"), **sizes)
+    sizes["d_state"] = a.shape[1]
     inputs = SelectiveInputs(
         channels,
         as_floats("delta", delta, dtype, rows, **sizes),

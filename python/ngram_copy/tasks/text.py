@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import sysconfig
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -75,7 +75,15 @@ def _walk(folder: Path, left_out: Collection[str] = ()) -> list[Path]:
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in left_out]
         found += [path for name in files if not name.startswith(".") and (path := Path(parent, name)).is_file()]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return once(sorted(found, key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def once(files: Iterable[Path]) -> list[Path]:
+    """Each file once, under the first of its names: links may give it several."""
+    names: dict[Path, Path] = {}
+    for path in files:
+        names.setdefault(path.resolve(), path)
+    return list(names.values())
 
 
 def text_files(path: str | Path | None) -> tuple[Path, list[Path]]:
