@@ -136,8 +136,10 @@ proptest! {
 fn outputs_larger_than_the_caches_are_the_same() {
     let tokens: Vec<u64> = (0..1_100_000_u64).map(|i| i * i % 1009).collect();
     let (narrow, wide): (Vec<u16>, Vec<u32>) = (cast(&tokens).unwrap(), cast(&tokens).unwrap());
+    // Up to 97,776: some blocks have a second limb.
+    let large: Vec<u64> = (0..).zip(&tokens).map(|(i, token)| token * if i % 10_000 < 5000 { 97 } else { 1 }).collect();
     for n in [1, 2, 3, 4, 7, 8, 9] {
-        let expected = naive::hash_ngrams(&tokens, n, 3);
+        let [expected, of_large] = [&tokens, &large].map(|tokens| naive::hash_ngrams(tokens, n, 3));
         for level in Level::available() {
             // Every alignment of the output to a cache line.
             for start in 0..8 {
@@ -151,6 +153,8 @@ fn outputs_larger_than_the_caches_are_the_same() {
                     same(&out);
                     hasher.hash_into(&tokens, &mut out[start..], 1).unwrap();
                     same(&out);
+                    hasher.hash_into(&large, &mut out[start..], 1).unwrap();
+                    assert!(out[start..] == of_large, "n {n}, level {level:?}, start {start}, large tokens");
                 }
             }
         }

@@ -41,6 +41,11 @@ const FEW: usize = LINES + AT_ONCE + 8;
 /// Those of a block's windows.
 const ROOM: usize = BLOCK + FEW;
 
+/// Room for a block's limbs of the first two kinds.
+type Limbs = [[u16; ROOM]; 2];
+
+const NO_LIMBS: Limbs = [[0; ROOM]; 2];
+
 /// The kinds of limbs, and of words.
 const LIMBS: usize = 3;
 
@@ -284,7 +289,7 @@ impl NgramHasher {
             let parts = tokens.chunks(share * seq_len).zip(out.chunks_mut(share * count)).enumerate().collect();
             parallel::for_each(threads, parts, |(part, (tokens, out))| {
                 let mut pairs = tokens.chunks(seq_len).zip(out.chunks_mut(count)).enumerate();
-                let (first, mut limbs) = (step_at * step + part * share, [0; ROOM]);
+                let (first, mut limbs) = (step_at * step + part * share, NO_LIMBS);
                 pairs.try_for_each(|(row, (tokens, out))| self.hash_part(tokens, out, &mut limbs, place(first + row)))
             })?;
             poll(((step_at + 1) * step) as u64)?;
@@ -325,12 +330,8 @@ impl NgramHasher {
             let parts = out.chunks_mut(share).enumerate().collect();
             parallel::for_each(threads, parts, |(part, out): (usize, &mut [u64])| {
                 let start = step_at * step + part * share;
-                self.hash_part(
-                    &tokens[start..start + out.len() + self.n() - 1],
-                    out,
-                    &mut [0; ROOM],
-                    place.after(start),
-                )
+                let tokens = &tokens[start..start + out.len() + self.n() - 1];
+                self.hash_part(tokens, out, &mut { NO_LIMBS }, place.after(start))
             })?;
             poll((step_at * step) as u64)?;
         }
@@ -338,7 +339,7 @@ impl NgramHasher {
     }
 
     /// The hashes of a non-empty part on this thread.
-    fn hash_part<T: Token>(&self, tokens: &[T], out: &mut [u64], limbs: &mut [u16; ROOM], place: Place) -> Result<()> {
+    fn hash_part<T: Token>(&self, tokens: &[T], out: &mut [u64], limbs: &mut Limbs, place: Place) -> Result<()> {
         if out.len() < STREAM {
             return self.hash_blocks(tokens, out, false, limbs, place);
         }
@@ -356,7 +357,7 @@ impl NgramHasher {
         tokens: &[T],
         out: &mut [u64],
         stream: bool,
-        limbs: &mut [u16; ROOM],
+        limbs: &mut Limbs,
         place: Place,
     ) -> Result<()> {
         let rest = out.len();
@@ -370,27 +371,37 @@ impl NgramHasher {
 
     /// The hashes of the first windows of valid tokens, as many as `out` takes.
     pub(crate) fn hash_valid<T: Token>(&self, tokens: &[T], out: &mut [u64]) {
-        let mut limbs = [0; ROOM];
+        let mut limbs = NO_LIMBS;
         for (out, start) in out.chunks_mut(BLOCK).zip((0..).step_by(BLOCK)) {
             self.hash_block(&tokens[start..], out, false, &mut limbs);
         }
     }
 
     /// [`Self::hash_valid`] of a block. With `stream` the hashes are written past the caches.
-    fn hash_block<T: Token>(&self, symbols: &[T], out: &mut [u64], stream: bool, limbs: &mut [u16; ROOM]) {
+    fn hash_block<T: Token>(&self, symbols: &[T], out: &mut [u64], stream: bool, limbs: &mut Limbs) {
+        let next = Soon::new(&symbols[out.len()..], LINES, LINES);
         let hashed = &symbols[..out.len() + self.n - 1];
+        let [lowest, second] = limbs;
         if self.n <= AT_ONCE {
-            let lowest = T::as_limbs(symbols).and_then(<[u16]>::first_chunk).or_else(|| {
-                let kinds = self.level.run(Fill { symbols: hashed, kind: 0, limbs });
-                (kinds == [true, false, false]).then_some(&*limbs)
-            });
-            if let Some(limbs) = lowest {
-                let coefficients = of_kind(&self.coefficients, 0);
-                let next = Soon::new(&symbols[out.len()..], LINES, LINES);
-                return self.level.run(Hash { n: self.n, coefficients, offset: self.offset, limbs, out, stream, next });
+            if let Some(limbs) = T::as_limbs(symbols).and_then(<[u16]>::first_chunk) {
+                return self.hash_limbs([limbs], out, stream, next);
+            }
+            match self.level.run(Fill { symbols: hashed, kind: 0, limbs: lowest }) {
+                [_, false, false] => return self.hash_limbs([lowest], out, stream, next),
+                [_, true, false] => {
+                    self.level.run(Fill { symbols: hashed, kind: 1, limbs: second });
+                    return self.hash_limbs([lowest, second], out, stream, next);
+                }
+                _ => {}
             }
         }
-        self.hash_in_passes(hashed, out, stream, limbs);
+        self.hash_in_passes(hashed, out, stream, lowest);
+    }
+
+    /// [`Self::hash_block`] of windows with limbs of the first kinds only.
+    fn hash_limbs<const KINDS: usize>(&self, limbs: [&[u16; ROOM]; KINDS], out: &mut [u64], stream: bool, next: Soon) {
+        let coefficients = std::array::from_fn(|kind| of_kind(&self.coefficients, kind));
+        self.level.run(Hash { n: self.n, coefficients, offset: self.offset, limbs, out, stream, next });
     }
 
     /// [`Self::hash_block`] in passes: one for each kind of words and [`AT_ONCE`] tokens of the window.

@@ -46,41 +46,45 @@ fn fill_limbs<T: Token, const KIND: usize>(symbols: &[T], limbs: &mut [u16; ROOM
 macro_rules! by_length {
     ($n:expr, $function:ident($($argument:expr),*)) => {
         match $n {
-            1 => $function::<1, _>($($argument),*),
-            2 => $function::<2, _>($($argument),*),
-            3 => $function::<3, _>($($argument),*),
-            4 => $function::<4, _>($($argument),*),
-            5 => $function::<5, _>($($argument),*),
-            6 => $function::<6, _>($($argument),*),
-            7 => $function::<7, _>($($argument),*),
-            _ => $function::<AT_ONCE, _>($($argument),*),
+            1 => $function::<1, _, _>($($argument),*),
+            2 => $function::<2, _, _>($($argument),*),
+            3 => $function::<3, _, _>($($argument),*),
+            4 => $function::<4, _, _>($($argument),*),
+            5 => $function::<5, _, _>($($argument),*),
+            6 => $function::<6, _, _>($($argument),*),
+            7 => $function::<7, _, _>($($argument),*),
+            _ => $function::<AT_ONCE, _, _>($($argument),*),
         }
     };
 }
 
-/// Hashes of windows whose tokens have limbs of one kind, as many as `out` takes.
-pub(super) struct Hash<'a> {
+/// Hashes of windows whose tokens have limbs of the first kinds only, as many as `out` takes.
+pub(super) struct Hash<'a, const KINDS: usize> {
     pub(super) n: usize,
-    pub(super) coefficients: Coefficients,
+    pub(super) coefficients: [Coefficients; KINDS],
     pub(super) offset: u64,
-    pub(super) limbs: &'a [u16; ROOM],
+    pub(super) limbs: [&'a [u16; ROOM]; KINDS],
     pub(super) out: &'a mut [u64],
     pub(super) stream: bool,
     /// The symbols of the next block, [`LINES`] a row.
     pub(super) next: Soon,
 }
 
-impl Kernel for Hash<'_> {
+impl<const KINDS: usize> Kernel for Hash<'_, KINDS> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { n, coefficients, offset, limbs, out, stream, next } = self;
-        let (coefficients, offset) = (splat(isa, &coefficients), I::U64::splat(isa, offset));
+        let mut registers = [[I::U64::splat(isa, 0); AT_ONCE / 2]; KINDS];
+        for kind in 0..KINDS {
+            registers[kind] = splat(isa, &coefficients[kind]);
+        }
+        let offset = I::U64::splat(isa, offset);
         if stream {
-            by_length!(n, stream_windows(isa, &coefficients, offset, limbs, out, next));
+            by_length!(n, stream_windows(isa, &registers, offset, limbs, out, next));
         } else {
-            by_length!(n, hash_windows(isa, &coefficients, offset, limbs, 0, out));
+            by_length!(n, hash_windows(isa, &registers, offset, limbs, 0, out));
         }
     }
 }
@@ -99,53 +103,73 @@ fn splat<I: Isa>(isa: I, coefficients: &Coefficients) -> Splat<I> {
 
 /// [`LINES`] at a time, in a loop that the compiler unrolls, and what is left.
 #[inline(always)]
-fn hash_windows<const N: usize, I: Isa>(
+fn hash_windows<const N: usize, const KINDS: usize, I: Isa>(
     isa: I,
-    coefficients: &Splat<I>,
+    coefficients: &[Splat<I>; KINDS],
     offset: I::U64,
-    limbs: &[u16; ROOM],
+    limbs: [&[u16; ROOM]; KINDS],
     start: usize,
     out: &mut [u64],
 ) {
     let (lines, tail) = out.as_chunks_mut::<LINES>();
     let mut at = start;
     for hashes in lines {
-        hash_few::<N, I>(isa, coefficients, offset, &limbs[at..at + FEW], hashes);
+        hash_few::<N, KINDS, I>(isa, coefficients, offset, few(limbs, at), hashes);
         at += LINES;
     }
-    hash_few::<N, I>(isa, coefficients, offset, &limbs[at..at + FEW], tail);
+    hash_few::<N, KINDS, I>(isa, coefficients, offset, few(limbs, at), tail);
 }
 
-/// Up to [`LINES`] hashes, a register at a time, of the windows of [`FEW`] limbs.
+/// [`FEW`] limbs of each kind from an index on.
 #[inline(always)]
-fn hash_few<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, offset: I::U64, limbs: &[u16], out: &mut [u64]) {
+fn few<const KINDS: usize>(limbs: [&[u16; ROOM]; KINDS], at: usize) -> [&[u16]; KINDS] {
+    let mut found: [&[u16]; KINDS] = [&[]; KINDS];
+    for kind in 0..KINDS {
+        found[kind] = &limbs[kind][at..at + FEW];
+    }
+    found
+}
+
+/// Up to [`LINES`] hashes, a register at a time.
+#[inline(always)]
+fn hash_few<const N: usize, const KINDS: usize, I: Isa>(
+    isa: I,
+    coefficients: &[Splat<I>; KINDS],
+    offset: I::U64,
+    few: [&[u16]; KINDS],
+    out: &mut [u64],
+) {
     for (out, first) in out.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
-        finish_each(isa, dot::<N, I>(isa, coefficients, &limbs[first..], offset)).store(out);
+        let mut sum = Sum::of(isa, offset);
+        for kind in 0..KINDS {
+            dot::<N, I>(isa, &coefficients[kind], &few[kind][first..], &mut sum);
+        }
+        finish_each(isa, sum).store(out);
     }
 }
 
 /// [`hash_windows`] from the first on, written past the caches; few lines at a time, so that the processor writes some
 /// while it computes the next, and reads the next block: all of its limbs are taken before their first hash is made.
 #[inline(always)]
-fn stream_windows<const N: usize, I: Isa>(
+fn stream_windows<const N: usize, const KINDS: usize, I: Isa>(
     isa: I,
-    coefficients: &Splat<I>,
+    coefficients: &[Splat<I>; KINDS],
     offset: I::U64,
-    limbs: &[u16; ROOM],
+    limbs: [&[u16; ROOM]; KINDS],
     out: &mut [u64],
     next: Soon,
 ) {
     let (head, middle, tail) = simd::lines(out);
-    hash_windows::<N, I>(isa, coefficients, offset, limbs, 0, head);
+    hash_windows::<N, KINDS, I>(isa, coefficients, offset, limbs, 0, head);
     let mut at = head.len();
     for (row, lines) in middle.iter_mut().enumerate() {
         next.ask(row);
         let mut hashes = [0; LINES];
-        hash_few::<N, I>(isa, coefficients, offset, &limbs[at..at + FEW], &mut hashes);
+        hash_few::<N, KINDS, I>(isa, coefficients, offset, few(limbs, at), &mut hashes);
         isa.stream(lines, &hashes);
         at += LINES;
     }
-    hash_windows::<N, I>(isa, coefficients, offset, limbs, at, tail);
+    hash_windows::<N, KINDS, I>(isa, coefficients, offset, limbs, at, tail);
 }
 
 /// Adds what limbs of a kind make of windows to their sums.
@@ -162,14 +186,24 @@ impl Kernel for Add<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { n, coefficients, limbs, sums } = self;
-        by_length!(n, add_windows(isa, &splat(isa, &coefficients), limbs, sums));
+        by_length!(n, add_windows(isa, &[splat(isa, &coefficients)], [limbs], sums));
     }
 }
 
 #[inline(always)]
-fn add_windows<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16; ROOM], sums: &mut [u64]) {
+fn add_windows<const N: usize, const KINDS: usize, I: Isa>(
+    isa: I,
+    coefficients: &[Splat<I>; KINDS],
+    limbs: [&[u16; ROOM]; KINDS],
+    sums: &mut [u64],
+) {
     for (sums, first) in sums.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
-        dot::<N, I>(isa, coefficients, &limbs[first..first + FEW], I::U64::load(isa, sums)).whole().store(sums);
+        let mut sum = Sum::of(isa, I::U64::load(isa, sums));
+        let few = few(limbs, first);
+        for kind in 0..KINDS {
+            dot::<N, I>(isa, &coefficients[kind], few[kind], &mut sum);
+        }
+        sum.whole().store(sums);
     }
 }
 
@@ -203,10 +237,9 @@ impl Kernel for Finish<'_> {
     }
 }
 
-/// `start + Σ_p c_p·w_p mod 2^64` over the words of the first N limbs from each of the first indices on.
+/// Adds `Σ_p c_p·w_p` over the words of the first N limbs from each of the first indices on.
 #[inline(always)]
-fn dot<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], start: I::U64) -> Sum<I::U64> {
-    let mut sum = Sum::of(isa, start);
+fn dot<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], sum: &mut Sum<I::U64>) {
     for first in (0..N).step_by(4) {
         let mut words = I::U64::windows(isa, &limbs[first..]);
         let count = N - first;
@@ -218,5 +251,4 @@ fn dot<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], s
             sum.add_products(words.shift_right::<32>(), coefficients[first / 2 + 1]);
         }
     }
-    sum
 }
