@@ -49,7 +49,7 @@ pub trait Lanes: Copy + Send + Sync + 'static {
 pub struct Sum<L> {
     /// What counts once.
     pub low: L,
-    /// What counts 2^32 times; of its bits, the low half.
+    /// What counts 2^32 times: only its low half matters.
     pub high: L,
 }
 
@@ -146,6 +146,7 @@ impl Lanes for PortableU64 {
     fn widening_multiply(self, other: Self) -> Self {
         Self((self.0 & 0xffff_ffff) * (other.0 & 0xffff_ffff))
     }
+
     /// One product: 64 bits are multiplied as they are.
     #[inline(always)]
     fn add_products(sum: &mut Sum<Self>, a: Self, b: Self) {

@@ -140,11 +140,7 @@ fn hash_few<const N: usize, const KINDS: usize, I: Isa>(
     out: &mut [u64],
 ) {
     for (out, first) in out.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
-        let mut sum = Sum::of(isa, offset);
-        for kind in 0..KINDS {
-            dot::<N, I>(isa, &coefficients[kind], &few[kind][first..], &mut sum);
-        }
-        finish_each(isa, sum).store(out);
+        finish_each(isa, dot::<N, KINDS, I>(isa, coefficients, few, first, offset)).store(out);
     }
 }
 
@@ -198,12 +194,8 @@ fn add_windows<const N: usize, const KINDS: usize, I: Isa>(
     sums: &mut [u64],
 ) {
     for (sums, first) in sums.chunks_mut(I::U64::LANES).zip((0..).step_by(I::U64::LANES)) {
-        let mut sum = Sum::of(isa, I::U64::load(isa, sums));
-        let few = few(limbs, first);
-        for kind in 0..KINDS {
-            dot::<N, I>(isa, &coefficients[kind], few[kind], &mut sum);
-        }
-        sum.whole().store(sums);
+        let start = I::U64::load(isa, sums);
+        dot::<N, KINDS, I>(isa, coefficients, few(limbs, first), 0, start).whole().store(sums);
     }
 }
 
@@ -237,18 +229,28 @@ impl Kernel for Finish<'_> {
     }
 }
 
-/// Adds `Σ_p c_p·w_p` over the words of the first N limbs from each of the first indices on.
+/// `start + Σ_p c_p·w_p` over the words of N limbs of each kind, a window for each of the first indices from `at` on.
 #[inline(always)]
-fn dot<const N: usize, I: Isa>(isa: I, coefficients: &Splat<I>, limbs: &[u16], sum: &mut Sum<I::U64>) {
-    for first in (0..N).step_by(4) {
-        let mut words = I::U64::windows(isa, &limbs[first..]);
-        let count = N - first;
-        if count < 4 {
-            words = words.and(I::U64::splat(isa, (1 << (LIMB as usize * count)) - 1));
-        }
-        sum.add_products(words, coefficients[first / 2]);
-        if count > 2 {
-            sum.add_products(words.shift_right::<32>(), coefficients[first / 2 + 1]);
+fn dot<const N: usize, const KINDS: usize, I: Isa>(
+    isa: I,
+    coefficients: &[Splat<I>; KINDS],
+    limbs: [&[u16]; KINDS],
+    at: usize,
+    start: I::U64,
+) -> Sum<I::U64> {
+    let mut sum = Sum::of(isa, start);
+    for kind in 0..KINDS {
+        for first in (0..N).step_by(4) {
+            let mut words = I::U64::windows(isa, &limbs[kind][at + first..]);
+            let count = N - first;
+            if count < 4 {
+                words = words.and(I::U64::splat(isa, (1 << (LIMB as usize * count)) - 1));
+            }
+            sum.add_products(words, coefficients[kind][first / 2]);
+            if count > 2 {
+                sum.add_products(words.shift_right::<32>(), coefficients[kind][first / 2 + 1]);
+            }
         }
     }
+    sum
 }
