@@ -6,11 +6,12 @@
 //! rejection refuses is repeated from further keystreams (levels 1, 2, …), in which each position owns a block of 64 bytes.
 //! Nothing is biased, not even by 2^-32: multiply-and-reject for uniform draws, integer counts that sum to 2^32 for others.
 
+mod keystream;
+
 use std::collections::HashMap;
 use std::hint::select_unpredictable;
 
-use chacha20::ChaCha8Rng;
-use chacha20::rand_core::{Rng, SeedableRng};
+use keystream::{Keystream, Kind};
 
 use crate::{Error, Result, parallel};
 
@@ -26,8 +27,8 @@ const BLOCK: usize = 1024;
 /// Walks of a chain that are under way at a time, as each step waits for the one before.
 const LANES: usize = 4;
 
-/// Words of a keystream that long walks use up at a time: the next ones are made while the last steps wait.
-const PIECE: usize = 64;
+/// Words that a long walk uses up at a time.
+const PIECE: usize = 512;
 
 /// A row is walked in pieces if it is as many times longer than two walks need to meet: some `vocab_size` steps, as they do
 /// so by chance.
@@ -45,119 +46,6 @@ pub struct Rows {
     pub stream: u64,
     /// The first row.
     pub start: u64,
-}
-
-#[derive(Clone, Copy)]
-#[repr(u32)]
-enum Kind {
-    Uniform = 1,
-    Categorical = 2,
-    Markov = 3,
-    Distinct = 4,
-    Integers = 5,
-    Successors = 6,
-    Weights = 7,
-}
-
-/// The keystreams of one call.
-#[derive(Clone, Copy)]
-struct Keystream {
-    key: [u8; 32],
-    stream: u64,
-}
-
-impl Keystream {
-    fn new(rows: Rows, kind: Kind, row_len: usize, range: u64) -> Self {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&rows.seed.to_le_bytes());
-        key[8..12].copy_from_slice(&(kind as u32).to_le_bytes());
-        key[16..24].copy_from_slice(&(row_len as u64).to_le_bytes());
-        key[24..].copy_from_slice(&range.to_le_bytes());
-        Self { key, stream: rows.stream }
-    }
-
-    /// The keystream of a level, from a word on.
-    fn at(&self, level: u32, word: u128) -> ChaCha8Rng {
-        let mut key = self.key;
-        key[12..16].copy_from_slice(&level.to_le_bytes());
-        let mut rng = ChaCha8Rng::from_seed(key);
-        rng.set_stream(self.stream);
-        rng.set_word_pos(word);
-        rng
-    }
-
-    /// Calls `map(position, words, out)` on blocks of `out` with as many words of the keystream.
-    fn map_words(&self, first: u64, out: &mut [u32], mut map: impl FnMut(u64, &[u32], &mut [u32])) {
-        let mut rng = self.at(0, u128::from(first));
-        let mut words = [0; BLOCK];
-        for (position, block) in (first..).step_by(BLOCK).zip(out.chunks_mut(BLOCK)) {
-            let words = &mut words[..block.len()];
-            fill_words(&mut rng, words);
-            map(position, words, block);
-        }
-    }
-
-    /// Repeats the 32-bit draw at `position` until one is accepted.
-    #[cold]
-    fn redraw_u32(&self, position: u64, range: u64, threshold: u32) -> u32 {
-        for level in 1.. {
-            let mut rng = self.at(level, 16 * u128::from(position));
-            for _ in 0..16 {
-                let product = u64::from(rng.next_u32()) * range;
-                if product as u32 >= threshold {
-                    return (product >> 32) as u32;
-                }
-            }
-        }
-        unreachable!("levels do not end")
-    }
-
-    /// Repeats the 64-bit draw at `position` until one is accepted.
-    #[cold]
-    fn redraw_u64(&self, position: u64, range: u64) -> u64 {
-        let threshold = range.wrapping_neg() % range;
-        for level in 1.. {
-            let mut rng = self.at(level, 16 * u128::from(position));
-            for _ in 0..8 {
-                let product = u128::from(rng.next_u64()) * u128::from(range);
-                if product as u64 >= threshold {
-                    return (product >> 64) as u64;
-                }
-            }
-        }
-        unreachable!("levels do not end")
-    }
-
-    /// Maps a 64-bit word to `0..range` without bias.
-    fn draw_u64(&self, rng: &mut ChaCha8Rng, position: u64, range: u64) -> u64 {
-        let product = u128::from(rng.next_u64()) * u128::from(range);
-        let low = product as u64;
-        if low < range && low < range.wrapping_neg() % range {
-            return self.redraw_u64(position, range);
-        }
-        (product >> 64) as u64
-    }
-
-    /// Writes distinct values below `high` in random order: the front of a Fisher–Yates shuffle of `0..high`, of which only
-    /// the moved places are kept (in `moved`).
-    fn distinct(&self, row: u64, high: u64, moved: &mut HashMap<u64, u64>, out: &mut [u64]) {
-        let first = row.wrapping_mul(out.len() as u64);
-        let mut rng = self.at(0, 2 * u128::from(first));
-        moved.clear();
-        for (step, value) in (0..).zip(out) {
-            let place = step + self.draw_u64(&mut rng, first.wrapping_add(step), high - step);
-            let displaced = moved.remove(&step).unwrap_or(step);
-            *value = if place == step { displaced } else { moved.insert(place, displaced).unwrap_or(place) };
-        }
-    }
-}
-
-/// Writes the next words of a keystream.
-fn fill_words(rng: &mut ChaCha8Rng, words: &mut [u32]) {
-    rng.fill_bytes(bytemuck::cast_slice_mut(words));
-    for word in words {
-        *word = u32::from_le(*word);
-    }
 }
 
 /// Checks the shape of an output and that its draws can be counted; gives the first draw.
@@ -421,11 +309,12 @@ impl Markov {
             let group = LANES * seq_len;
             let groups = |first: u64, rows| (first..).step_by(group).zip(<[u32]>::chunks_mut(rows, group));
             if group <= BLOCK {
-                // A keystream for whole groups.
-                let block = BLOCK / group * group;
-                let mut rng = keystream.at(0, u128::from(first));
+                // A keystream for whole groups; sixteen have whole batches of words.
+                let count = BLOCK / group;
+                let block = group * if count < 16 { count } else { count / 16 * 16 };
+                let mut words = keystream.words(first);
                 for (first, block) in (first..).step_by(block).zip(piece.chunks_mut(block)) {
-                    fill_words(&mut rng, block);
+                    words.fill(block);
                     for (first, rows) in groups(first, block) {
                         by_rows!(rows, seq_len, |rows| {
                             self.start(&keystream, first, seq_len, rows);
@@ -470,11 +359,11 @@ impl Markov {
 
     /// Walks again from `state` until the walk meets the one that is there; if it never does, gives the state at its end.
     fn correct(&self, keystream: &Keystream, first: u64, mut state: u32, row: &mut [u32]) -> Option<u32> {
-        let mut rng = keystream.at(0, u128::from(first));
+        let mut words = keystream.words(first);
         for there in row.chunks_mut(BLOCK) {
             let mut tokens = [0; BLOCK];
             let tokens = &mut tokens[..there.len()];
-            fill_words(&mut rng, tokens);
+            words.fill(tokens);
             [state] = self.walk([state], [&mut *tokens]);
             let met = tokens.iter().zip(&*there).position(|(token, there)| token == there);
             let wrong = met.unwrap_or(there.len());
@@ -497,14 +386,14 @@ impl Markov {
         mut rows: [&mut [u32]; ROWS],
     ) -> [u32; ROWS] {
         let len = rows[0].len();
-        let mut rngs = std::array::from_fn::<_, ROWS, _>(|row| keystream.at(0, first as u128 + (row * stride) as u128));
+        let mut words = std::array::from_fn::<_, ROWS, _>(|row| keystream.words(first + (row * stride) as u64));
         let mut begun = states.is_some();
         let mut states = states.unwrap_or([0; ROWS]);
         for begin in (0..len).step_by(PIECE) {
             let end = len.min(begin + PIECE);
             let mut pieces = rows.each_mut().map(|row| &mut row[begin..end]);
-            for (rng, piece) in rngs.iter_mut().zip(&mut pieces) {
-                fill_words(rng, piece);
+            for (words, piece) in words.iter_mut().zip(&mut pieces) {
+                words.fill(piece);
             }
             states = if begun { self.walk(states, pieces) } else { self.start(keystream, first, stride, pieces) };
             begun = true;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::unreadable_literal)]
 
+use chacha20::ChaCha8Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
 use ngram_copy_core::sample::{self, Categorical, Markov, Rows, TOTAL};
 use proptest::prelude::*;
 
@@ -197,6 +199,29 @@ fn integers_cover_their_range() {
     sample::integers(ROWS, -(1 << 62) - 1, 1 << 62, 1, &mut out).unwrap();
     let negative = out.iter().filter(|&&value| value < 0).count() as u64;
     assert_fits(&[negative, 60_000 - negative], |_| 0.5);
+}
+
+/// Uniform tokens below 2^32 are the words themselves; the cipher that writes them counts 2^36, and the generator 2^68.
+#[test]
+fn words_are_those_of_the_generator() {
+    let (seed, stream) = (0x0123_4567_89ab_cdef, u64::MAX - 5);
+    for seq_len in [1_usize, 3, 64, 100] {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&u64::to_le_bytes(seed));
+        key[8] = 1; // the kind of draw
+        key[16..24].copy_from_slice(&(seq_len as u64).to_le_bytes());
+        key[24..].copy_from_slice(&TOTAL.to_le_bytes());
+        for word in [0, 5, (1 << 36) - 300, (1 << 36) - 64, (1 << 36) - 1, (1 << 60) - 1000] {
+            let start = word / seq_len as u64;
+            let mut rng = ChaCha8Rng::from_seed(key);
+            rng.set_stream(stream);
+            rng.set_word_pos(u128::from(start) * seq_len as u128);
+            let expected: Vec<u32> = (0..30 * 100 / seq_len * seq_len).map(|_| rng.next_u32()).collect();
+            let mut out = vec![0; expected.len()];
+            sample::uniform(Rows { seed, stream, start }, seq_len, TOTAL, 1, &mut out).unwrap();
+            assert!(out == expected, "rows of {seq_len} from word {word}");
+        }
+    }
 }
 
 #[test]
