@@ -10,6 +10,8 @@ REQUIREMENTS := import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['
 	print(*p['dependencies'], *(r for extra in ('bench', 'torch') for r in p['optional-dependencies'][extra]), sep='\n')
 SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' 2>/dev/null) Cargo.toml Cargo.lock rustfmt.toml
 THREADS ?= 2
+# uv installs sources alone: they are compiled once, at the first import, even where the shell forbids it to others.
+export PYTHONDONTWRITEBYTECODE :=
 REFERENCE ?= $(lastword $(sort $(wildcard results/*-symbolic)))
 THEORY ?= $(lastword $(sort $(wildcard results/*-theory)))
 LEARNED ?= $(lastword $(sort $(wildcard results/*-copy)))
