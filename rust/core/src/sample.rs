@@ -11,7 +11,7 @@ mod keystream;
 use std::collections::HashMap;
 use std::hint::select_unpredictable;
 
-use keystream::{Keystream, Kind};
+use keystream::{BATCH, Keystream, Kind};
 
 use crate::{Error, Result, parallel};
 
@@ -25,7 +25,7 @@ pub const MAX_TABLE: u64 = 1 << 24;
 const BLOCK: usize = 1024;
 
 /// Walks of a chain that are under way at a time, as each step waits for the one before.
-const LANES: usize = 4;
+const LANES: usize = 6;
 
 /// Words that a long walk uses up at a time.
 const PIECE: usize = 512;
@@ -217,6 +217,8 @@ macro_rules! by_rows {
             1 => by_rows!(1, $all, $seq_len, |$rows| $walk),
             2 => by_rows!(2, $all, $seq_len, |$rows| $walk),
             3 => by_rows!(3, $all, $seq_len, |$rows| $walk),
+            4 => by_rows!(4, $all, $seq_len, |$rows| $walk),
+            5 => by_rows!(5, $all, $seq_len, |$rows| $walk),
             _ => by_rows!(LANES, $all, $seq_len, |$rows| $walk),
         }
     };
@@ -309,9 +311,10 @@ impl Markov {
             let group = LANES * seq_len;
             let groups = |first: u64, rows| (first..).step_by(group).zip(<[u32]>::chunks_mut(rows, group));
             if group <= BLOCK {
-                // A keystream for whole groups; sixteen have whole batches of words.
-                let count = BLOCK / group;
-                let block = group * if count < 16 { count } else { count / 16 * 16 };
+                // A keystream for whole groups, and where some have whole batches of words, for so many.
+                let most = BLOCK / group;
+                let whole = (1..=most).rev().find(|count| (count * group).is_multiple_of(BATCH));
+                let block = group * whole.unwrap_or(most);
                 let mut words = keystream.words(first);
                 for (first, block) in (first..).step_by(block).zip(piece.chunks_mut(block)) {
                     words.fill(block);

@@ -135,7 +135,7 @@ impl Keystream {
 }
 
 /// Words that the crate's kernels make at once: four blocks of 64 bytes.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// Words of a keystream that a cipher counts; the bits above are the first word of its nonce.
 const COUNTED: u64 = 1 << 36;
