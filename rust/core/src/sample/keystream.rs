@@ -141,7 +141,7 @@ pub(super) const BATCH: usize = 64;
 const COUNTED: u64 = 1 << 36;
 
 /// The words of a keystream, one after another: those of `Keystream::at`, by the crate's cipher, which writes many batches
-/// where they belong, when its generator copies each.
+/// where they belong, while its generator copies each.
 pub(super) struct Words {
     keystream: Keystream,
     /// Of the next batch.
