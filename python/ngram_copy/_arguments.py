@@ -75,7 +75,8 @@ MAX_N = 2**16
 MAX_TOKEN = 2**32 - 1
 """Tokens are 0 … 2^32 - 1."""
 
-_NATIVE = ("uint8", "uint16", "uint32", "int32", "int64")
+# Kinds and sizes, as the name of a dtype takes long to make.
+_NATIVE = {("u", 1), ("u", 2), ("u", 4), ("i", 4), ("i", 8)}
 
 
 def as_tokens(name: str, tokens: ArrayLike, *, ndim: int | tuple[int, ...]) -> NDArray[Any]:
@@ -100,8 +101,8 @@ def as_tokens(name: str, tokens: ArrayLike, *, ndim: int | tuple[int, ...]) -> N
         allowed = " or ".join(map(str, ranks))
         raise ValueError(f"{name} must have {allowed} dimension{'s'[: ranks[-1] > 1]}, not {array.ndim}")
     native = array.dtype.newbyteorder("=")
-    if native.name not in _NATIVE:
-        if native.name == "uint64":
+    if (native.kind, native.itemsize) not in _NATIVE:
+        if native == np.uint64:
             _check_tokens(name, array)
         native = np.dtype(np.int64)
     return np.require(array, native, ["C", "A"])
