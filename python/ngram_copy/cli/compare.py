@@ -69,7 +69,7 @@ def compare(
 
     Cases are matched by task, engine, length, seed and number of examples; tasks
     and engines by their options as well, and models by their weights: those of
-    which anything differs are counted as not compared.
+    which anything differs are counted, and some named, as not compared.
     Exit code 1: in some case B is worse than A by more than a threshold, or
     failed where A has a result. Data of different hashes are refused.
 

@@ -60,12 +60,6 @@ impl<L: Lanes> Sum<L> {
         Self { low: numbers, high: L::splat(isa, 0) }
     }
 
-    /// Adds the low halves of `a` times `b`.
-    #[inline(always)]
-    pub fn add_products(&mut self, a: L, b: L) {
-        L::add_products(self, a, b);
-    }
-
     /// The sums as numbers.
     #[must_use]
     #[inline(always)]

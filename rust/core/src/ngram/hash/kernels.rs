@@ -246,9 +246,9 @@ fn dot<const N: usize, const KINDS: usize, I: Isa>(
             if count < 4 {
                 words = words.and(I::U64::splat(isa, (1 << (LIMB as usize * count)) - 1));
             }
-            sum.add_products(words, coefficients[kind][first / 2]);
+            I::U64::add_products(&mut sum, words, coefficients[kind][first / 2]);
             if count > 2 {
-                sum.add_products(words.shift_right::<32>(), coefficients[kind][first / 2 + 1]);
+                I::U64::add_products(&mut sum, words.shift_right::<32>(), coefficients[kind][first / 2 + 1]);
             }
         }
     }
