@@ -90,6 +90,22 @@ impl<I: Avx512FBwDq> Vector for F32x16<I> {
         (Self(a, PhantomData), Self(b, PhantomData))
     }
 
+    #[inline(always)]
+    fn later(self, before: Self) -> Self {
+        unsafe {
+            let (low, high) = (_mm512_castps_si512(before.0), _mm512_castps_si512(self.0));
+            Self(_mm512_castsi512_ps(_mm512_alignr_epi32::<15>(high, low)), PhantomData)
+        }
+    }
+
+    #[inline(always)]
+    fn earlier(self, after: Self) -> Self {
+        unsafe {
+            let (low, high) = (_mm512_castps_si512(self.0), _mm512_castps_si512(after.0));
+            Self(_mm512_castsi512_ps(_mm512_alignr_epi32::<1>(high, low)), PhantomData)
+        }
+    }
+
     // The instructions give their second operand where one is NaN.
     #[inline(always)]
     fn max(self, other: Self) -> Self {

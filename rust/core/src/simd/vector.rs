@@ -107,6 +107,12 @@ pub trait Vector:
     fn split_pairs(a: Self, b: Self) -> (Self, Self);
     /// The inverse of [`Self::split_pairs`].
     fn join_pairs(first: Self, second: Self) -> (Self, Self);
+    /// Each number in the next lane; in the first one, the last of `before`.
+    #[must_use]
+    fn later(self, before: Self) -> Self;
+    /// Each number in the lane before; in the last one, the first of `after`.
+    #[must_use]
+    fn earlier(self, after: Self) -> Self;
     /// The larger; `self` where it is NaN.
     #[must_use]
     fn max(self, other: Self) -> Self;
@@ -155,6 +161,13 @@ pub trait Vector:
     fn sum(self) -> Self::Scalar {
         let mut out = [Self::Scalar::ZERO];
         Self::sums(&[self], &mut out);
+        out[0]
+    }
+    /// The first number.
+    #[inline(always)]
+    fn first(self) -> Self::Scalar {
+        let mut out = [Self::Scalar::ZERO];
+        self.store(&mut out);
         out[0]
     }
 }
@@ -332,6 +345,22 @@ macro_rules! portable {
                     (b[2 * lane], b[2 * lane + 1]) = (first[$lanes / 2 + lane], second[$lanes / 2 + lane]);
                 }
                 (Self(a.into()), Self(b.into()))
+            }
+
+            #[inline(always)]
+            fn later(self, before: Self) -> Self {
+                let mut lanes = self.0.to_array();
+                lanes.rotate_right(1);
+                lanes[0] = before.0.to_array()[$lanes - 1];
+                Self(lanes.into())
+            }
+
+            #[inline(always)]
+            fn earlier(self, after: Self) -> Self {
+                let mut lanes = self.0.to_array();
+                lanes.rotate_left(1);
+                lanes[$lanes - 1] = after.0.to_array()[0];
+                Self(lanes.into())
             }
 
             #[inline(always)]

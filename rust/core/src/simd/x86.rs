@@ -107,6 +107,16 @@ macro_rules! registers {
                 unsafe { Self::join(first, second) }
             }
 
+            #[inline(always)]
+            fn later(self, before: Self) -> Self {
+                unsafe { self.shift_later(before) }
+            }
+
+            #[inline(always)]
+            fn earlier(self, after: Self) -> Self {
+                unsafe { self.shift_earlier(after) }
+            }
+
             // The instructions give their second operand where one is NaN.
             #[inline(always)]
             fn max(self, other: Self) -> Self {
@@ -208,6 +218,26 @@ impl<I: Avx2AndFma> F32x8<I> {
     }
 
     #[inline(always)]
+    unsafe fn shift_later(self, before: Self) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let (before, here) = (_mm256_castps_si256(before.0), _mm256_castps_si256(self.0));
+            let middle = _mm256_permute2x128_si256::<0x21>(before, here); // The upper half of one, the lower of the other.
+            Self(_mm256_castsi256_ps(_mm256_alignr_epi8::<12>(here, middle)), PhantomData)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_earlier(self, after: Self) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let (here, after) = (_mm256_castps_si256(self.0), _mm256_castps_si256(after.0));
+            let middle = _mm256_permute2x128_si256::<0x21>(here, after);
+            Self(_mm256_castsi256_ps(_mm256_alignr_epi8::<4>(middle, here)), PhantomData)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn shift_exponent(self, magic: Self) -> Self {
         // SAFETY: see above.
         unsafe {
@@ -297,6 +327,24 @@ impl<I: Avx2AndFma> F64x4<I> {
     unsafe fn join(first: Self, second: Self) -> (Self, Self) {
         // SAFETY: see above. It is its own inverse.
         unsafe { Self::split(first, second) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_later(self, before: Self) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let middle = _mm256_permute2f128_pd::<0x21>(before.0, self.0);
+            Self(_mm256_shuffle_pd::<0b0101>(middle, self.0), PhantomData)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_earlier(self, after: Self) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let middle = _mm256_permute2f128_pd::<0x21>(self.0, after.0);
+            Self(_mm256_shuffle_pd::<0b0101>(self.0, middle), PhantomData)
+        }
     }
 
     #[inline(always)]

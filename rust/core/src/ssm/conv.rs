@@ -1,22 +1,23 @@
 //! The causal short convolution in front of most recurrences: `y_t = bias + Σ_j weight_j x_{t − kernel + 1 + j}` for each
 //! channel, perhaps through `SiLU` (`causal_conv1d` of mamba). Its state are the last `kernel` − 1 inputs.
 //!
-//! Registers hold steps of one channel. What lies before an example are zeros: taps never reach into another one.
+//! Registers hold steps of one channel, one for each tap: each is the one before it, a step later. What lies before an
+//! example are zeros: taps never reach into another one.
 
 #![allow(clippy::needless_range_loop, clippy::many_single_char_names)] // Buffers are walked in step.
 #![allow(clippy::too_many_lines)] // A kernel is one loop over channels and blocks.
 
 use super::parts::{Part, parts, split, sum_rows};
-use super::sequence::{BLOCK, Block, Sequences};
+use super::sequence::{Example, Sequences};
 use super::{Execution, check_len, zeros};
 use crate::simd::{Float, Isa, Kernel, Vector};
 use crate::{Error, Result, parallel};
 
-/// Channels that one part of the work goes over.
+/// Channels that one part of the work goes over, at least.
 const CHANNELS: usize = 32;
 
-/// The most lanes of a register.
-const LANES: usize = 8;
+/// Steps of all its channels, at least, where there are so many channels.
+const STEPS: usize = 4096;
 
 /// The largest kernel.
 pub const MAX_KERNEL: usize = 256;
@@ -71,6 +72,10 @@ impl Shape {
         self.kernel - 1
     }
 
+    fn parts(self, sequences: &Sequences<'_>) -> Vec<Part> {
+        parts(sequences.batch(), self.channels, CHANNELS.max(STEPS / sequences.seq_len().max(1)))
+    }
+
     fn check<T>(self, rows: usize, seq_len: usize, inputs: Inputs<'_, T>, initial: Option<&[T]>) -> Result<usize> {
         if !(1..=MAX_KERNEL).contains(&self.kernel) {
             return Err(Error::value(format!("the kernel has {} taps; it must have 1 to {MAX_KERNEL}", self.kernel)));
@@ -99,7 +104,7 @@ pub fn forward<T: Float>(
     let all = shape.check(rows, sequences.seq_len(), inputs, initial_state)?;
     check_len("y", y, all)?;
     check_len("last_state", last_state, rows * shape.channels * shape.state())?;
-    let parts = parts(rows, shape.channels, CHANNELS);
+    let parts = shape.parts(sequences);
     let y = split(&parts, y, sequences.seq_len());
     let last_state = split(&parts, last_state, shape.state());
     let work = parts.into_iter().zip(y.into_iter().zip(last_state)).collect();
@@ -128,7 +133,7 @@ pub fn backward<T: Float>(
     check_len("the gradient of weight", gradients.weight, inputs.weight.len())?;
     gradients.bias.as_ref().map_or(Ok(()), |bias| check_len("the gradient of bias", bias, shape.channels))?;
     check_len("the gradient of initial_state", gradients.initial_state, states)?;
-    let parts = parts(rows, shape.channels, CHANNELS);
+    let parts = shape.parts(sequences);
     let mut of_weight = zeros::<T>(rows * shape.channels * shape.kernel)?;
     let mut of_bias = zeros::<T>(rows * shape.channels)?;
     let pieces = split(&parts, gradients.x, seq_len).into_iter().zip(split(&parts, &mut of_weight, shape.kernel));
@@ -172,63 +177,73 @@ pub fn step<T: Float>(
     })
 }
 
-/// The inputs of a block with the `kernel` − 1 before them, and zeros after them.
-struct Window<T> {
-    values: Vec<T>,
-    state: usize,
+/// The inputs of a channel in one example.
+#[derive(Clone, Copy)]
+struct Line<'a, T> {
+    /// Of the whole row up to the example's end.
+    x: &'a [T],
+    /// Where the example begins, or goes on from what was before this row.
+    start: usize,
+    /// The last inputs before `start`; zeros if there are none.
+    before: Option<&'a [T]>,
 }
 
-impl<T: Float> Window<T> {
+impl<'a, T: Float> Line<'a, T> {
     #[inline(always)]
-    fn new(state: usize) -> Self {
-        Self { values: vec![T::ZERO; state + BLOCK + LANES], state }
+    fn new(x: &'a [T], example: Example, before: Option<&'a [T]>) -> Self {
+        Self { x: &x[..example.end], start: example.start, before: if example.begins { None } else { before } }
     }
 
-    /// Puts a block's inputs after those before it, of the same example.
+    /// The input so many steps, at least 1, before one of the example.
     #[inline(always)]
-    fn read(&mut self, x: &[T]) {
-        self.values[self.state..][..x.len()].copy_from_slice(x);
-        self.values[self.state + x.len()..].fill(T::ZERO);
-    }
-
-    /// What lies before the block that is read next.
-    #[inline(always)]
-    fn before(&mut self) -> &mut [T] {
-        &mut self.values[..self.state]
-    }
-
-    /// Goes on after a block of so many steps.
-    #[inline(always)]
-    fn advance(&mut self, steps: usize) {
-        self.values.copy_within(steps..steps + self.state, 0);
-    }
-}
-
-/// The sums over the taps for each of `count` steps, as registers.
-#[inline(always)]
-fn sums<V: Vector>(isa: V::Isa, window: &[V::Scalar], weight: &[V], bias: V, count: usize, out: &mut [V]) {
-    for (register, start) in (0..count).step_by(V::LANES).enumerate() {
-        let mut sum = bias;
-        for (tap, weight) in weight.iter().enumerate() {
-            sum = weight.mul_add(V::load(isa, &window[start + tap..start + tap + V::LANES]), sum);
+    fn ago(&self, step: usize, ago: usize) -> T {
+        let inside = step - self.start;
+        if ago <= inside {
+            self.x[step - ago]
+        } else {
+            self.before.map_or(T::ZERO, |before| before[before.len() + inside - ago])
         }
-        out[register] = sum;
+    }
+
+    /// The inputs of the steps from `step` on, `ago` steps earlier, where `later` are those one step less; anything
+    /// after the example.
+    #[inline(always)]
+    fn delayed<V: Vector<Scalar = T>>(&self, isa: V::Isa, step: usize, ago: usize, later: V) -> V {
+        if ago <= step - self.start {
+            V::load(isa, &self.x[step - ago..])
+        } else {
+            later.later(V::splat(isa, self.ago(step, ago)))
+        }
+    }
+
+    /// The sums over the taps, of the steps from `step` on; the inputs that each tap met are written to `met`.
+    #[inline(always)]
+    fn sums<V: Vector<Scalar = T>>(&self, isa: V::Isa, step: usize, weight: &[V], bias: V, met: &mut [V]) -> V {
+        let (mut x, mut sum) = (bias, bias);
+        for (ago, weight) in weight.iter().enumerate() {
+            x = self.delayed(isa, step, ago, x);
+            sum = weight.mul_add(x, sum);
+            if let Some(met) = met.get_mut(ago) {
+                *met = x;
+            }
+        }
+        sum
+    }
+
+    /// The inputs that the state holds after the example, oldest first.
+    #[inline(always)]
+    fn held(&self, state: &mut [T]) {
+        let count = state.len();
+        for (at, held) in state.iter_mut().enumerate() {
+            *held = self.ago(self.x.len(), count - at);
+        }
     }
 }
 
-/// [`sums`], unrolled for the usual numbers of taps.
-#[inline(always)]
-fn convolve<V: Vector>(isa: V::Isa, window: &[V::Scalar], weight: &[V], bias: V, count: usize, out: &mut [V]) {
-    if let Ok(weight) = <&[V; 4]>::try_from(weight) {
-        sums(isa, window, weight, bias, count, out);
-    } else if let Ok(weight) = <&[V; 3]>::try_from(weight) {
-        sums(isa, window, weight, bias, count, out);
-    } else if let Ok(weight) = <&[V; 2]>::try_from(weight) {
-        sums(isa, window, weight, bias, count, out);
-    } else {
-        sums(isa, window, weight, bias, count, out);
-    }
-}
+/// A register for each tap; their number is known where they are an array.
+trait Taps<V>: AsMut<[V]> + Clone {}
+
+impl<V, A: AsMut<[V]> + Clone> Taps<V> for A {}
 
 struct Forward<'a, T> {
     sequences: &'a Sequences<'a>,
@@ -246,51 +261,56 @@ impl<T: Float> Kernel for Forward<'_, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { sequences, shape, inputs, initial_state, part, y, last_state } = self;
-        let (seq_len, state, lanes) = (sequences.seq_len(), shape.state(), T::Vector::<I>::LANES);
         let zero = T::Vector::<I>::splat(isa, T::ZERO);
-        let blocks = sequences.blocks(part.row);
-        let steps = sequences.steps(part.row);
-        let mut window = Window::new(state);
-        let mut weight = vec![zero; shape.kernel];
-        let mut out = [zero; BLOCK];
-        for channel in 0..part.channels {
-            let of = part.first + channel;
-            let row = part.row * shape.channels + of;
-            let bias = load_weight::<T, I>(isa, shape, inputs, of, &mut weight);
-            let x = &inputs.x[row * seq_len..(row + 1) * seq_len];
-            let y = &mut y[channel * seq_len..(channel + 1) * seq_len];
-            y[..steps.start].fill(T::ZERO);
-            y[steps.end..].fill(T::ZERO);
-            let before_all = initial_state.map(|initial| &initial[row * state..(row + 1) * state]);
-            read_before(window.before(), x, steps.start, 0, before_all);
-            for block in &blocks {
-                if block.checkpoint.is_none() {
-                    window.before().fill(T::ZERO);
-                }
-                window.read(&x[block.start..block.end]);
-                let count = block.steps();
-                convolve(isa, &window.values, &weight, bias, count, &mut out);
-                for (sum, y) in out.iter().zip(y[block.start..block.end].chunks_mut(lanes)) {
-                    activate::<T, I>(isa, *sum, inputs.silu).store(y);
-                }
-                window.advance(count);
-            }
-            last_state[channel * state..(channel + 1) * state].copy_from_slice(window.before());
+        match self.shape.kernel {
+            4 => self.filter(isa, [zero; 4]), // The models' own.
+            kernel => self.filter(isa, vec![zero; kernel]),
         }
     }
 }
 
-/// The taps of a channel in all lanes; gives its bias.
+impl<T: Float> Forward<'_, T> {
+    #[inline(always)]
+    fn filter<I: Isa>(self, isa: I, taps: impl Taps<T::Vector<I>>) {
+        let Self { sequences, shape, inputs, initial_state, part, y, last_state } = self;
+        let (seq_len, state, lanes) = (sequences.seq_len(), shape.state(), T::Vector::<I>::LANES);
+        let mut weight = taps;
+        let weight = weight.as_mut();
+        let examples = sequences.examples(part.row);
+        let steps = sequences.steps(part.row);
+        for channel in 0..part.channels {
+            let of = part.first + channel;
+            let row = part.row * shape.channels + of;
+            let bias = load_weight::<T, I>(isa, inputs, of, weight);
+            let x = &inputs.x[row * seq_len..(row + 1) * seq_len];
+            let y = &mut y[channel * seq_len..(channel + 1) * seq_len];
+            y[..steps.start].fill(T::ZERO);
+            y[steps.end..].fill(T::ZERO);
+            let before = initial_state.map(|initial| &initial[row * state..(row + 1) * state]);
+            for example in &examples {
+                let line = Line::new(x, *example, before);
+                let mut step = example.start;
+                for y in y[example.start..example.end].chunks_mut(lanes) {
+                    activate::<T, I>(isa, line.sums(isa, step, weight, bias, &mut []), inputs.silu).store(y);
+                    step += lanes;
+                }
+            }
+            let last = examples.last().copied().unwrap_or(Example { start: 0, end: 0, begins: false });
+            Line::new(x, last, before).held(&mut last_state[channel * state..(channel + 1) * state]);
+        }
+    }
+}
+
+/// The taps of a channel in all lanes, that of the present step first; gives its bias.
 #[inline(always)]
 fn load_weight<T: Float, I: Isa>(
     isa: I,
-    shape: Shape,
     inputs: Inputs<'_, T>,
     channel: usize,
     weight: &mut [T::Vector<I>],
 ) -> T::Vector<I> {
-    for (register, tap) in weight.iter_mut().zip(&inputs.weight[channel * shape.kernel..]) {
+    let kernel = weight.len();
+    for (register, tap) in weight.iter_mut().rev().zip(&inputs.weight[channel * kernel..]) {
         *register = T::Vector::<I>::splat(isa, *tap);
     }
     T::Vector::<I>::splat(isa, inputs.bias.map_or(T::ZERO, |bias| bias[channel]))
@@ -325,133 +345,101 @@ impl<T: Float> Kernel for Backward<'_, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
+        let zero = T::Vector::<I>::splat(isa, T::ZERO);
+        match self.shape.kernel {
+            4 => self.filter(isa, [zero; 4]), // The models' own.
+            kernel => self.filter(isa, vec![zero; kernel]),
+        }
+    }
+}
+
+impl<T: Float> Backward<'_, T> {
+    #[inline(always)]
+    fn filter<I: Isa>(self, isa: I, taps: impl Taps<T::Vector<I>>) {
         let Self { sequences, shape, inputs, initial_state, upstream, gradients } = self;
         let PartGradients { part, x: of_x, weight: of_weight, bias: of_bias, initial_state: of_state } = gradients;
         let (seq_len, state, lanes) = (sequences.seq_len(), shape.state(), T::Vector::<I>::LANES);
         let zero = T::Vector::<I>::splat(isa, T::ZERO);
-        let blocks = sequences.blocks(part.row);
-        let begins = begins(&blocks);
+        let (mut weight, mut met, mut weight_sums) = (taps.clone(), taps.clone(), taps.clone());
+        let (weight, met, weight_sums) = (weight.as_mut(), met.as_mut(), weight_sums.as_mut());
+        // Gradients of the sums from a step on, from the next one on, …: of the register after the present one.
+        let mut ahead = taps;
+        let ahead = ahead.as_mut();
+        let examples = sequences.examples(part.row);
         let steps = sequences.steps(part.row);
-        let mut window = Window::new(state);
-        // Gradients of the sums of a block, and of the `kernel` − 1 after it.
-        let mut of_sums = vec![T::ZERO; BLOCK + state + LANES];
-        let mut weight = vec![zero; shape.kernel];
-        let mut reversed = vec![zero; shape.kernel];
-        let mut weight_sums = vec![zero; shape.kernel];
-        let mut out = [zero; BLOCK];
         for channel in 0..part.channels {
             let of = part.first + channel;
             let row = part.row * shape.channels + of;
-            let bias = load_weight::<T, I>(isa, shape, inputs, of, &mut weight);
-            for (to, from) in reversed.iter_mut().zip(weight.iter().rev()) {
-                *to = *from;
-            }
+            let bias = load_weight::<T, I>(isa, inputs, of, weight);
             let x = &inputs.x[row * seq_len..(row + 1) * seq_len];
-            let before_all = initial_state.map(|initial| &initial[row * state..(row + 1) * state]);
+            let before = initial_state.map(|initial| &initial[row * state..(row + 1) * state]);
             let of_y = &upstream.y[row * seq_len..(row + 1) * seq_len];
             let of_x = &mut of_x[channel * seq_len..(channel + 1) * seq_len];
             let of_state = &mut of_state[channel * state..(channel + 1) * state];
             of_x[..steps.start].fill(T::ZERO);
             of_x[steps.end..].fill(T::ZERO);
-            weight_sums.fill(zero);
-            of_sums.fill(T::ZERO);
             of_state.fill(T::ZERO);
+            weight_sums.fill(zero);
             let mut bias_sum = zero;
-            for (block, begins) in blocks.iter().zip(&begins).rev() {
-                let earlier = if begins.is_none() { before_all } else { None };
-                let inside = block.start - begins.unwrap_or(steps.start);
-                read_before(window.before(), x, block.start, inside, earlier);
-                window.read(&x[block.start..block.end]);
-                let count = block.steps();
-                if inputs.silu {
-                    convolve(isa, &window.values, &weight, bias, count, &mut out);
-                }
-                // Blocks are only shorter than BLOCK where an example ends: then zeros follow.
-                of_sums.copy_within(..state, count);
-                of_sums[count + state..].fill(T::ZERO);
-                let of_y = &of_y[block.start..block.end];
-                for (register, start) in (0..count).step_by(lanes).enumerate() {
-                    let mut gradient = T::Vector::<I>::load(isa, &of_y[start..]);
+            for example in examples.iter().rev() {
+                let line = Line::new(x, *example, before);
+                ahead.fill(zero);
+                for step in (example.start..example.end).step_by(lanes).rev() {
+                    let here = step..example.end.min(step + lanes);
+                    let sums = line.sums(isa, step, weight, bias, met);
+                    let mut gradient = T::Vector::<I>::load(isa, &of_y[here.clone()]);
                     if inputs.silu {
-                        gradient = gradient * silu_derivative::<T, I>(isa, out[register]);
+                        gradient = gradient * silu_derivative::<T, I>(isa, sums);
                     }
-                    let end = count.min(start + lanes);
-                    gradient.store(&mut of_sums[start..end]);
-                    let gradient = T::Vector::<I>::load(isa, &of_sums[start..end]);
                     bias_sum = bias_sum + gradient;
-                    for (tap, sum) in weight_sums.iter_mut().enumerate() {
-                        let x = T::Vector::<I>::load(isa, &window.values[start + tap..start + tap + lanes]);
-                        *sum = gradient.mul_add(x, *sum);
+                    for (x, sum) in met.iter().zip(weight_sums.iter_mut()) {
+                        *sum = gradient.mul_add(*x, *sum);
                     }
+                    // Each input meets the taps that reach it from this step and later ones.
+                    let mut of_input = zero;
+                    for (weight, ahead) in weight.iter().zip(ahead.iter_mut()) {
+                        of_input = weight.mul_add(gradient, of_input);
+                        (*ahead, gradient) = (gradient, gradient.earlier(*ahead));
+                    }
+                    of_input.store(&mut of_x[here]);
                 }
-                convolve(isa, &of_sums, &reversed, zero, count, &mut out);
-                for (sum, x) in out.iter().zip(of_x[block.start..block.end].chunks_mut(lanes)) {
-                    sum.store(x);
-                }
-                if block.checkpoint.is_none() {
-                    of_sums.fill(T::ZERO);
-                }
-            }
-            // The inputs before the first step: each meets the taps that reach it from later ones.
-            let taps = &inputs.weight[of * shape.kernel..][..shape.kernel];
-            for before in 0..state {
-                for tap in 0..=before {
-                    of_state[before] += taps[tap] * of_sums[before - tap];
+                if !example.begins {
+                    // The inputs before the first step: `ahead` begins with its gradient, the second's, …
+                    let taps = &inputs.weight[of * shape.kernel..][..shape.kernel];
+                    for (at, gradient) in ahead.iter().enumerate().take(state) {
+                        let gradient = gradient.first();
+                        for (to, tap) in of_state[at..].iter_mut().zip(taps) {
+                            *to += *tap * gradient;
+                        }
+                    }
                 }
             }
             if let Some(of_last) = upstream.last_state {
                 let of_last = &of_last[row * state..(row + 1) * state];
-                last_state(of_last, &steps, begins.last().copied().flatten(), of_x, of_state);
+                last_state(of_last, examples.last(), of_x, of_state);
             }
             of_bias[channel] = bias_sum.sum();
-            T::Vector::<I>::sums(&weight_sums, &mut of_weight[channel * shape.kernel..][..shape.kernel]);
+            let of_weight = &mut of_weight[channel * shape.kernel..][..shape.kernel];
+            T::Vector::<I>::sums(weight_sums, of_weight);
+            of_weight.reverse();
         }
     }
 }
 
-/// Adds the gradient of the last state to that of the inputs that it holds; `begins` is where its example does, if
-/// that is in this sequence.
+/// Adds the gradient of the last state to that of the inputs that it holds: the last ones of the last example.
 #[inline(always)]
-fn last_state<T: Float>(
-    of_last: &[T],
-    steps: &std::ops::Range<usize>,
-    begins: Option<usize>,
-    of_x: &mut [T],
-    of_state: &mut [T],
-) {
+fn last_state<T: Float>(of_last: &[T], example: Option<&Example>, of_x: &mut [T], of_state: &mut [T]) {
     let held = of_last.len();
-    let count = steps.end - begins.unwrap_or(steps.start);
+    let Example { start, end, begins } = example.copied().unwrap_or(Example { start: 0, end: 0, begins: false });
     for (at, gradient) in of_last.iter().enumerate() {
         // So many steps before the end.
         let ago = held - at;
-        if ago <= count {
-            of_x[steps.end - ago] += *gradient;
-        } else if begins.is_none() {
-            of_state[held - (ago - count)] += *gradient;
+        if ago <= end - start {
+            of_x[end - ago] += *gradient;
+        } else if !begins {
+            of_state[held - (ago - (end - start))] += *gradient;
         }
     }
-}
-
-/// Where the example of each block begins, if it does so in this sequence.
-fn begins(blocks: &[Block]) -> Vec<Option<usize>> {
-    let mut begins = None;
-    let of = |block: &Block| {
-        begins = if block.checkpoint.is_none() { Some(block.start) } else { begins };
-        begins
-    };
-    blocks.iter().map(of).collect()
-}
-
-/// The inputs before a step of an example, which is `inside` steps long so far; before these, `earlier`.
-#[inline(always)]
-fn read_before<T: Float>(before: &mut [T], x: &[T], step: usize, inside: usize, earlier: Option<&[T]>) {
-    let held = before.len();
-    let inside = held.min(inside);
-    match earlier {
-        Some(state) => before[..held - inside].copy_from_slice(&state[inside..]),
-        None => before[..held - inside].fill(T::ZERO),
-    }
-    before[held - inside..].copy_from_slice(&x[step - inside..step]);
 }
 
 /// The derivative of `SiLU`.
@@ -497,10 +485,11 @@ impl<T: Float> Step<'_, T> {
         // Channel by channel: what a channel needs lies side by side.
         for (channel, (y, weight)) in y.iter_mut().zip(weight.chunks_exact(kernel)).enumerate() {
             let mut sum = bias.map_or(T::ZERO, |bias| bias[channel]);
-            for (weight, x) in weight.iter().zip(&state[channel * held..(channel + 1) * held]) {
+            sum = T::Vector::<I>::mul_add_one(isa, weight[held], x[channel], sum);
+            for (weight, x) in weight.iter().zip(&state[channel * held..(channel + 1) * held]).rev() {
                 sum = T::Vector::<I>::mul_add_one(isa, *weight, *x, sum);
             }
-            *y = T::Vector::<I>::mul_add_one(isa, weight[held], x[channel], sum);
+            *y = sum;
         }
         for y in y.chunks_mut(T::Vector::<I>::LANES) {
             activate::<T, I>(isa, T::Vector::<I>::load(isa, y), inputs.silu).store(y);

@@ -27,6 +27,17 @@ pub struct Block {
     pub checkpoint: Option<usize>,
 }
 
+/// Consecutive steps of one example in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Example {
+    /// The first step.
+    pub start: usize,
+    /// The one after the last.
+    pub end: usize,
+    /// Whether it begins there: if not, it goes on from what was before the row.
+    pub begins: bool,
+}
+
 impl Block {
     /// The number of steps.
     #[must_use]
@@ -95,6 +106,22 @@ impl<'a> Sequences<'a> {
     #[must_use]
     pub fn begins(&self, row: usize, step: usize) -> bool {
         self.resets.is_some_and(|resets| resets[row * self.seq_len + step])
+    }
+
+    /// The examples of a row, in order; they cover [`Self::steps`].
+    #[must_use]
+    pub fn examples(&self, row: usize) -> Vec<Example> {
+        let std::ops::Range { mut start, end: last } = self.steps(row);
+        let mut examples = Vec::new();
+        while start < last {
+            let end = match self.resets {
+                None => last,
+                Some(_) => (start + 1..last).find(|step| self.begins(row, *step)).unwrap_or(last),
+            };
+            examples.push(Example { start, end, begins: self.begins(row, start) });
+            start = end;
+        }
+        examples
     }
 
     /// The blocks of a row, in order; they cover [`Self::steps`].
