@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 
 from ngram_copy import theory
+from ngram_copy.theory.ngrams import _distinct_strings
 
 # A Monte-Carlo check fails a right formula with this probability (exact test, fixed seed).
 RARE = 1e-9
@@ -172,6 +173,14 @@ def test_p_ngram_says_what_is_out_of_reach():
     assert theory.p_ngram(300, 200, 26) is None
     assert theory.p_ngram(10, 2, 2, max_work=3) == 1.0  # more than four pairs
     assert theory.p_ngram(5, 2, 2, max_work=3) is None
+
+
+@pytest.mark.parametrize("max_work", [10, 300, 5000])
+@pytest.mark.parametrize(("d", "n"), [(2, 2), (2, 4), (3, 2), (5, 3), (26, 2), (26, 4)])
+def test_what_is_given_up_without_trying_is_out_of_reach(d, n, max_work):
+    within = len(_distinct_strings(n, d, max_work)) + n - 2  # the longest strings that are counted
+    for length in range(n + 1, min(within + 20, d**n + n)):
+        assert (theory.p_ngram(length, n, d, max_work=max_work) is None) == (length > within)
 
 
 @pytest.mark.parametrize(

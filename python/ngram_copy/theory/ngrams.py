@@ -57,6 +57,28 @@ def _distinct_strings(n: int, vocab_size: int, max_work: int) -> tuple[int, ...]
     return (*counts, sum(layer.values()))
 
 
+def _out_of_reach(seq_len: int, n: int, vocab_size: int, max_work: int) -> bool:
+    """Whether ``_distinct_strings`` surely takes more than ``max_work`` steps to strings of ``seq_len`` tokens.
+
+    It goes over each of its states once, and these are at least as many as
+
+    - beginnings of n - 1 tokens: 2^(n - 2), even of two kinds;
+    - strings in which each old token stands between two that are new. None repeats an n-gram, and no two have the
+      same set of n-grams: a pair (c, a) with a <= c says that the old token a follows c.
+    """
+    if n - 2 > max_work.bit_length():
+        return True
+    ends_new, ends_old = {1: 1}, {0: 0}  # tokens seen so far -> strings
+    for _ in range(2, seq_len):
+        states = sum(ends_new.values()) + sum(ends_old.values())
+        if not states or states > max_work:
+            return states > max_work
+        seen = ends_new.keys() | ends_old.keys()
+        following = {m + 1: ends_new.get(m, 0) + ends_old.get(m, 0) for m in seen if m < vocab_size}
+        ends_new, ends_old = following, {m: ways * m for m, ways in ends_new.items()}
+    return False
+
+
 def p_ngram(
     seq_len: SupportsIndex, n: SupportsIndex, vocab_size: SupportsIndex, *, max_work: SupportsIndex = 200_000
 ) -> float | None:
@@ -93,7 +115,7 @@ def p_ngram(
         return 1.0
     if n == 1:
         return -math.expm1(log_all_distinct(windows, d))
-    if n - 2 > max_work.bit_length():  # 2^(n - 2) beginnings alone are too many
+    if _out_of_reach(operator.index(seq_len), n, d, max_work):
         return None
     counts = _distinct_strings(n, d, max_work)
     if windows >= len(counts):
