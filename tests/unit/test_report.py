@@ -10,8 +10,11 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import altair
 import pytest
 import report_records
+from altair.utils.schemapi import validate_jsonschema
+from jsonschema import ValidationError
 from rich.console import Console
 
 from ngram_copy import report, score
@@ -262,6 +265,15 @@ def test_all_four_charts_are_drawn(summary):
     assert [(chart.key, type(chart)) for chart in charts.build(summary)] == [
         (key, plots.Chart) for key in ("bits", "strings", "repeats", "tables")
     ]
+
+
+def test_charts_are_valid_specifications(drawn):
+    schema = altair.load_schema()
+    for chart in drawn.values():
+        for spec in [plots.paper_spec(chart), *(plots.page_spec(chart, panel) for panel in chart.panels)]:
+            validate_jsonschema(spec, schema)
+            with pytest.raises(ValidationError):
+                validate_jsonschema({**spec, "layer": [{"mark": "blot"}]}, schema)
 
 
 def test_a_chart_without_data_says_which_records_it_needs(records):
