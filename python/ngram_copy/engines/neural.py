@@ -64,7 +64,7 @@ class NeuralEngine(Engine):
         for rows, cut in self._chunks(batch):
             sequences = self._tensor(batch.tokens[rows])
             with torch.inference_mode():
-                _, state = self.model.prefill(sequences[:, : cut - 1])
+                _, state = self.model.prefill(sequences[:, : cut - 1], last=0)
                 if self._codec is not None:
                     state = self._codec(state)
                 logits, _ = self.model.prefill(sequences[:, cut - 1 : -1], state)
@@ -143,7 +143,7 @@ class NeuralEngine(Engine):
             if not len(prompt) or prompt[-1] != self.vocab.copy:
                 raise ValueError("a prompt must end with <copy>")
         with torch.inference_mode():
-            return self.model.prefill(self._tensor(np.stack(prompts)[:, :-1]))[1]
+            return self.model.prefill(self._tensor(np.stack(prompts)[:, :-1]), last=0)[1]
 
     def _emit(
         self, states: Sequence[State], queries: Sequence[NDArray[np.uint32]], max_new_tokens: int
