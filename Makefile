@@ -10,8 +10,10 @@ REQUIREMENTS := import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['
 	print(*p['dependencies'], *(r for extra in ('bench', 'torch') for r in p['optional-dependencies'][extra]), sep='\n')
 SOURCES := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' 2>/dev/null) Cargo.toml Cargo.lock rustfmt.toml
 THREADS ?= 2
-# uv installs sources alone: they are compiled once, at the first import, even where the shell forbids it to others.
+# uv installs sources alone: they are compiled once, at the first import (of these while Rust is still at work), even
+# where the shell forbids it to others.
 export PYTHONDONTWRITEBYTECODE :=
+IMPORTS := import altair, pydantic, torch._dynamo, typer
 REFERENCE ?= $(lastword $(sort $(wildcard results/*-symbolic)))
 THEORY ?= $(lastword $(sort $(wildcard results/*-theory)))
 LEARNED ?= $(lastword $(sort $(wildcard results/*-copy)))
@@ -33,7 +35,8 @@ $(BIN)/python:
 $(VENV)/.bench: $(BIN)/python pyproject.toml $(SOURCES)
 	@command -v cargo >/dev/null || { echo "ngram-copy needs a Rust toolchain, and cargo was not found: see https://rustup.rs" >&2; exit 2; }
 	@echo "Building ngram-copy; installing the command line, charts and torch beside that (a few minutes) …"
-	@{ { $(PIP) uv && $(UV) --extra bench --extra torch; } 2>/dev/null || $(BIN)/python -c "$(REQUIREMENTS)" | $(PIP) -r /dev/stdin; } & \
+	@{ { { $(PIP) uv && $(UV) --extra bench --extra torch; } 2>/dev/null || $(BIN)/python -c "$(REQUIREMENTS)" | $(PIP) -r /dev/stdin; } && \
+		$(BIN)/python -c "$(IMPORTS)"; } & \
 		beside=$$!; trap 'kill $$beside' INT TERM; \
 		$(PIP) --no-deps -e . || { kill $$beside; exit 1; }; \
 		wait $$beside

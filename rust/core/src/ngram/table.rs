@@ -105,18 +105,13 @@ impl NgramTable {
         if count >= MANY {
             let sampled = &windows[..SAMPLE + self.n() - 1];
             let mut sample = Index::new(SAMPLE)?;
-            insert_windows(sampled, &self.hasher, &mut sample, self.verify, |_| (), |_, _, _, _| (), poll)?;
+            insert_first_or_last(sampled, &self.hasher, &mut sample, self.verify, false, poll)?;
             if sample.len() * 2 > SAMPLE {
                 drop(sample);
                 return fill_with_windows(windows, &self.hasher, &mut self.index, self.verify, last, poll);
             }
         }
-        let take_last = |index: &mut Index, slot, start, found: Option<usize>| {
-            if last && found.is_some() {
-                index.set(slot, start);
-            }
-        };
-        self.build(|_| (), take_last, poll)
+        insert_first_or_last(windows, &self.hasher, &mut self.index, self.verify, last, poll)
     }
 
     fn build(
@@ -325,7 +320,24 @@ pub fn insert_windows(
     compare!(tokens, hasher.n(), verify, |equal| insert_blocks(tokens, hasher, index, equal, touch, visit, poll))
 }
 
-/// The first or last of equal windows into an empty index, which is large from the start.
+/// The first or last of equal windows into an empty index, which grows.
+fn insert_first_or_last(
+    tokens: &[u32],
+    hasher: &NgramHasher,
+    index: &mut Index,
+    verify: bool,
+    last: bool,
+    poll: Poll<'_>,
+) -> Result<()> {
+    let take_last = |index: &mut Index, slot, start, found: Option<usize>| {
+        if last && found.is_some() {
+            index.set(slot, start);
+        }
+    };
+    insert_windows(tokens, hasher, index, verify, |_| (), take_last, poll)
+}
+
+/// The same into an index that is large from the start.
 fn fill_with_windows(
     tokens: &[u32],
     hasher: &NgramHasher,
