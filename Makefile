@@ -35,8 +35,8 @@ $(BIN)/python:
 $(VENV)/.bench: $(BIN)/python pyproject.toml $(SOURCES)
 	@command -v cargo >/dev/null || { echo "ngram-copy needs a Rust toolchain, and cargo was not found: see https://rustup.rs" >&2; exit 2; }
 	@echo "Building ngram-copy; installing the command line, charts and torch beside that (a few minutes) …"
-	@{ { { $(PIP) uv && $(UV) --extra bench --extra torch; } 2>/dev/null || $(BIN)/python -c "$(REQUIREMENTS)" | $(PIP) -r /dev/stdin; } && \
-		$(BIN)/python -c "$(IMPORTS)"; } & \
+	@{ { { nice $(PIP) uv && nice $(UV) --extra bench --extra torch; } 2>/dev/null || \
+		$(BIN)/python -c "$(REQUIREMENTS)" | nice $(PIP) -r /dev/stdin; } && nice $(BIN)/python -c "$(IMPORTS)"; } & \
 		beside=$$!; trap 'kill $$beside' INT TERM; \
 		$(PIP) --no-deps -e . || { kill $$beside; exit 1; }; \
 		wait $$beside

@@ -116,10 +116,11 @@ class NgramEngine(_SymbolicEngine):
         answers = batch.answers()
         counts = {"rule_strings": 0, "repeat_strings": 0, "rule_disagreements": 0}
         for prompt, answer, predicted in zip(batch.prompts(), answers, prediction.tokens, strict=True):
-            text = prompt[1:-1]
-            if not np.array_equal(answer[answer >= 0], [*text, self.vocab.eos]):
+            text, copied = prompt[1:-1], answer[answer >= 0]
+            if not (len(copied) == len(text) + 1 and copied[-1] == self.vocab.eos and (copied[:-1] == text).all()):
                 continue
-            grams = {tuple(text[i : i + self.n].tolist()) for i in range(len(text) - self.n + 1)}
+            written, width = text.tobytes(), text.itemsize
+            grams = {written[width * i : width * (i + self.n)] for i in range(len(text) - self.n + 1)}
             repeats = len(grams) < len(text) - self.n + 1
             counts["rule_strings"] += 1
             counts["repeat_strings"] += repeats
