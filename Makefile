@@ -47,7 +47,7 @@ $(VENV)/.dev: $(VENV)/.bench
 	@$(UV) --extra dev 2>/dev/null; $(PIP) -e '.[dev]'
 	@touch $@
 
-quick: $(VENV)/.bench  ## measure the symbolic copiers, train six tiny models, write the report (under 10 minutes, build included)
+quick: $(VENV)/.bench  ## measure the symbolic copiers, train six tiny models, write the report (under 5 minutes on 2 fast cores, 10 on slow ones)
 	@$(BIN)/ngram-copy run quick --out results/quick --resume --threads $(THREADS)
 
 test: lint test-rust test-python  ## everything that must pass: checks, Rust tests, Python tests with coverage

@@ -20,6 +20,7 @@ use crate::simd::Float;
 use crate::{Error, Result, parallel};
 use backward::{Backward, PartGradients};
 use forward::Forward;
+use packed::largest_rates;
 use step::Step;
 
 /// Channels that one part of the work goes over: they share packed `B` and `C`, and one sum of their gradients.
@@ -175,6 +176,7 @@ pub fn forward<T: Float>(
     if let Some(checkpoints) = &outputs.checkpoints {
         check_len("checkpoints", checkpoints, rows * shape.d_model * kept)?;
     }
+    let largest = &largest_rates(inputs.a, shape.d_state);
     let parts = shape.parts(rows);
     let y = split(&parts, outputs.y, seq_len);
     let last_state = split(&parts, outputs.last_state, shape.d_state);
@@ -183,7 +185,7 @@ pub fn forward<T: Float>(
     let work = work.map(|((part, y), (last_state, checkpoints))| (part, y, last_state, checkpoints)).collect();
     parallel::for_each_polled(execution.threads, work, execution.poll, |(part, y, last_state, checkpoints)| {
         let outputs = Outputs { y, last_state, checkpoints };
-        execution.level.run(Forward { sequences, shape, inputs, initial_state, part, outputs });
+        execution.level.run(Forward { sequences, shape, inputs, largest, initial_state, part, outputs });
         Ok(())
     })
 }
@@ -211,6 +213,7 @@ pub fn backward<T: Float>(
     check_len("the gradient of C", gradients.c, weights)?;
     check_len("the gradient of initial_state", gradients.initial_state, states)?;
 
+    let largest = &largest_rates(inputs.a, shape.d_state);
     let parts = shape.parts(rows);
     // Sums over the channels of a part and over the steps of a row, which are summed further below.
     let packed = seq_len * shape.d_state;
@@ -234,7 +237,7 @@ pub fn backward<T: Float>(
         work.push(PartGradients { part: *part, u, delta, z, initial_state, a, b, c, d, delta_bias });
     }
     parallel::for_each_polled(execution.threads, work, execution.poll, |gradients| {
-        execution.level.run(Backward { sequences, shape, inputs, upstream, gradients });
+        execution.level.run(Backward { sequences, shape, inputs, largest, upstream, gradients });
         Ok(())
     })?;
 

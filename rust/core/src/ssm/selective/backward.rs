@@ -26,6 +26,8 @@ pub(super) struct Backward<'a, T> {
     pub(super) sequences: &'a Sequences<'a>,
     pub(super) shape: Shape,
     pub(super) inputs: Inputs<'a, T>,
+    /// [`largest_rates`](super::packed::largest_rates) of all channels.
+    pub(super) largest: &'a [f64],
     pub(super) upstream: Upstream<'a, T>,
     pub(super) gradients: PartGradients<'a, T>,
 }
@@ -36,7 +38,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { sequences, shape, inputs, upstream, mut gradients } = self;
+        let Self { sequences, shape, inputs, largest, upstream, mut gradients } = self;
         let part = gradients.part;
         let (seq_len, d_state) = (sequences.seq_len(), shape.d_state);
         let zero = T::Vector::<I>::splat(isa, T::ZERO);
@@ -94,7 +96,7 @@ impl<T: Float> Kernel for Backward<'_, T> {
                 let mut dy = [T::ZERO; BLOCK];
                 before_gate::<T, I>(isa, out, z, &mut dy);
                 let (mut sum_b, mut sum_a, mut y) = ([T::ZERO; BLOCK], [T::ZERO; BLOCK], [T::ZERO; BLOCK]);
-                let bounded = sizes.largest * rates.largest[channel] < LARGEST;
+                let bounded = sizes.largest * largest[of] < LARGEST;
                 let of_channel = channel * registers..(channel + 1) * registers;
                 let a = &rates.a[of_channel.clone()];
                 let for_decay = if bounded { &rates.a2[of_channel.clone()] } else { a };

@@ -11,6 +11,8 @@ pub(super) struct Forward<'a, T> {
     pub(super) sequences: &'a Sequences<'a>,
     pub(super) shape: Shape,
     pub(super) inputs: Inputs<'a, T>,
+    /// [`largest_rates`](super::packed::largest_rates) of all channels.
+    pub(super) largest: &'a [f64],
     pub(super) initial_state: Option<&'a [T]>,
     pub(super) part: Part,
     pub(super) outputs: Outputs<'a, T>,
@@ -22,7 +24,7 @@ impl<T: Float> Kernel for Forward<'_, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { sequences, shape, inputs, initial_state, part, outputs } = self;
+        let Self { sequences, shape, inputs, largest, initial_state, part, outputs } = self;
         let Outputs { y, last_state, mut checkpoints } = outputs;
         let (seq_len, d_state) = (sequences.seq_len(), shape.d_state);
         let zero = T::Vector::<I>::splat(isa, T::ZERO);
@@ -70,7 +72,7 @@ impl<T: Float> Kernel for Forward<'_, T> {
                     }
                 }
                 let y = &mut y[channel * seq_len + block.start..][..count];
-                let bounded = sizes.largest * rates.largest[channel] < LARGEST;
+                let bounded = sizes.largest * largest[of] < LARGEST;
                 let rates = if bounded { &rates.a2 } else { &rates.a };
                 let rates = &rates[channel * registers..][..registers];
                 by_twos!(registers, |first, WIDTH| {

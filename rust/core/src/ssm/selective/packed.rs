@@ -50,14 +50,12 @@ impl<V: Vector> Packed<V> {
     }
 }
 
-/// A channel's rates, in registers.
+/// The rates of some channels, in registers.
 pub(super) struct Rates<V> {
     /// Rates: `a[channel * registers + register]`.
     pub(super) a: Vec<V>,
     /// The same times log2 e.
     pub(super) a2: Vec<V>,
-    /// The largest absolute value of a channel's.
-    pub(super) largest: Vec<f64>,
 }
 
 impl<V: Vector> Rates<V> {
@@ -65,11 +63,8 @@ impl<V: Vector> Rates<V> {
     pub(super) fn new(isa: V::Isa, a: &[V::Scalar], d_state: usize) -> Self {
         let registers = d_state.div_ceil(V::LANES);
         let channels = a.len() / d_state;
-        let mut rates = Self {
-            a: Vec::with_capacity(channels * registers),
-            a2: Vec::with_capacity(channels * registers),
-            largest: Vec::with_capacity(channels),
-        };
+        let mut rates =
+            Self { a: Vec::with_capacity(channels * registers), a2: Vec::with_capacity(channels * registers) };
         let log2_e = V::splat(isa, V::Scalar::from_f64(std::f64::consts::LOG2_E));
         for a in a.chunks(d_state) {
             for a in a.chunks(V::LANES) {
@@ -77,16 +72,23 @@ impl<V: Vector> Rates<V> {
                 rates.a.push(a);
                 rates.a2.push(a * log2_e);
             }
-            let mut largest = 0.0;
-            for a in a {
-                let a = a.to_f64().abs() * std::f64::consts::LOG2_E;
-                // NaN stays.
-                largest = if a <= largest { largest } else { a };
-            }
-            rates.largest.push(largest);
         }
         rates
     }
+}
+
+/// The largest absolute value of each channel's rates, times log2 e.
+pub(super) fn largest_rates<T: Float>(a: &[T], d_state: usize) -> Vec<f64> {
+    let largest = |a: &[T]| {
+        let mut largest = 0.0;
+        for a in a {
+            let a = a.to_f64().abs() * std::f64::consts::LOG2_E;
+            // NaN stays.
+            largest = if a <= largest { largest } else { a };
+        }
+        largest
+    };
+    a.chunks(d_state).map(largest).collect()
 }
 
 /// Registers of step sizes that go through softplus at once.
