@@ -295,7 +295,7 @@ impl<T: Float> Forward<'_, T> {
                     step += lanes;
                 }
             }
-            let last = examples.last().copied().unwrap_or(Example { start: 0, end: 0, begins: false });
+            let last = examples.last().copied().unwrap_or_default();
             Line::new(x, last, before).held(&mut last_state[channel * state..(channel + 1) * state]);
         }
     }
@@ -416,7 +416,7 @@ impl<T: Float> Backward<'_, T> {
             }
             if let Some(of_last) = upstream.last_state {
                 let of_last = &of_last[row * state..(row + 1) * state];
-                last_state(of_last, examples.last(), of_x, of_state);
+                last_state(of_last, examples.last().copied().unwrap_or_default(), of_x, of_state);
             }
             of_bias[channel] = bias_sum.sum();
             let of_weight = &mut of_weight[channel * shape.kernel..][..shape.kernel];
@@ -428,9 +428,9 @@ impl<T: Float> Backward<'_, T> {
 
 /// Adds the gradient of the last state to that of the inputs that it holds: the last ones of the last example.
 #[inline(always)]
-fn last_state<T: Float>(of_last: &[T], example: Option<&Example>, of_x: &mut [T], of_state: &mut [T]) {
+fn last_state<T: Float>(of_last: &[T], example: Example, of_x: &mut [T], of_state: &mut [T]) {
     let held = of_last.len();
-    let Example { start, end, begins } = example.copied().unwrap_or(Example { start: 0, end: 0, begins: false });
+    let Example { start, end, begins } = example;
     for (at, gradient) in of_last.iter().enumerate() {
         // So many steps before the end.
         let ago = held - at;

@@ -27,8 +27,8 @@ pub struct Block {
     pub checkpoint: Option<usize>,
 }
 
-/// Consecutive steps of one example in a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Consecutive steps of one example in a row; by default none, after what was before the row.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Example {
     /// The first step.
     pub start: usize,
