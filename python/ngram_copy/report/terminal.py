@@ -121,7 +121,9 @@ def _learned(summary: Summary) -> list[RenderableType]:
                 row.verdicts,
             )
     title = "Learned models; bits: most recalled (lower limit) to the quantised state that keeps them"
-    return [_title(title), found, Text(f"{learned.sentence(summary)} {learned.EVIDENCE}\n")]
+    notes = [learned.sentence(summary), learned.EVIDENCE]
+    notes += [learned.OPEN] if any("?" in row.verdicts for row in outcomes) else []
+    return [_title(title), found, Text(" ".join(notes) + "\n")]
 
 
 def _solved(training: Training) -> str:
