@@ -86,3 +86,21 @@ class Statistic(ABC):
     def work(self, row: Row) -> float:
         """How long ``measure`` takes, roughly, in tokens of a string that is copied symbolically."""
         return float(row.examples * (row.length or 1))
+
+
+class Progress:
+    """Tells of ``examples`` in all, from shares of what is to be done: for what does not go by examples."""
+
+    def __init__(self, examples: int, answered: Callable[[int], None]) -> None:
+        self._examples, self._answered, self._told = examples, answered, 0
+
+    def share(self, share: float) -> None:
+        """So much is done; the last example is kept for ``end``."""
+        new = min(self._examples - 1, int(share * self._examples)) - self._told
+        if new > 0:
+            self._told += new
+            self._answered(new)
+
+    def end(self) -> None:
+        """All is done."""
+        self._answered(self._examples - self._told)

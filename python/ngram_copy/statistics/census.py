@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ngram_copy.engines.base import Engine
 from ngram_copy.score import exact_match
-from ngram_copy.statistics.base import Axis, Row, Statistic
+from ngram_copy.statistics.base import Axis, Progress, Row, Statistic
 from ngram_copy.tasks.base import DataHash
 from ngram_copy.tasks.copy import copy_batch
 
@@ -77,7 +77,7 @@ class Census(Statistic):
         data = DataHash()
         lengths = range(1 if self.shorter else length, length + 1)
         rows = []
-        done = 0
+        progress = Progress(row.examples, answered)
         total = sum(row.task.vocab.size**one for one in lengths)
         tried = 0
         for one in lengths:
@@ -87,10 +87,9 @@ class Census(Statistic):
                 data.update(batch)
                 counted.add(strings, threads)
                 tried += len(strings)
-                share = row.examples * tried // total
-                answered(share - done)
-                done = share
+                progress.share(tried / total)
             rows.append(counted.to_json())
+        progress.end()
         shares = [one["copied"] / one["states"] for one in rows]
         largest = int(np.argmax(shares))
         return {

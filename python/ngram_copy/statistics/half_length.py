@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ngram_copy import ngram, theory
 from ngram_copy.engines.base import Engine
 from ngram_copy.score import exact_match
-from ngram_copy.statistics.base import Axis, Row, Statistic
+from ngram_copy.statistics.base import Axis, Progress, Row, Statistic
 from ngram_copy.tasks.copy import Copy
 from ngram_copy.tasks.text import TextCopy
 
@@ -92,7 +92,7 @@ class HalfLength(Statistic):
     def measure(self, row: Row, *, threads: int, answered: Callable[[int], None]) -> dict[str, Any]:
         self.check(row)
         n, size = _n(row), row.task.vocab.size
-        progress = _Progress(row.examples, answered)
+        progress = Progress(row.examples, answered)
         found: dict[str, Any]
         if isinstance(row.task, TextCopy):
             found = _of_text(row.task, n, progress)
@@ -128,22 +128,6 @@ def cached_numbers(n: int, vocab_size: int, length: int) -> int:
     value, key = sizes.head_dims
     tokens = length + 1
     return n * min(tokens, n) * (1 + value) + tokens * (key + sizes.value_dim)
-
-
-class _Progress:
-    """Tells of so many examples in all, from shares of what is to be done."""
-
-    def __init__(self, examples: int, answered: Callable[[int], None]) -> None:
-        self._examples, self._answered, self._told = examples, answered, 0
-
-    def share(self, share: float) -> None:
-        new = min(self._examples - 1, int(share * self._examples)) - self._told
-        if new > 0:
-            self._told += new
-            self._answered(new)
-
-    def end(self) -> None:
-        self._answered(self._examples - self._told)
 
 
 def _n(row: Row) -> int:
@@ -186,7 +170,7 @@ def _strings(n: int, vocab_size: int, length: int, examples: int) -> int:
     return max(2, math.ceil(_WEIGHED * examples / vocab_size), math.ceil(_TOKENS * examples / length))
 
 
-def _of_uniform(row: Row, n: int, vocab_size: int, threads: int, progress: _Progress) -> dict[str, Any]:
+def _of_uniform(row: Row, n: int, vocab_size: int, threads: int, progress: Progress) -> dict[str, Any]:
     length = _grown(n, vocab_size)
     strings = _strings(n, vocab_size, length, row.examples)
     stream = row.task.stream(0, "test", "repeat-free", n)
@@ -228,7 +212,7 @@ def _reached(
 # --- Text -------------------------------------------------------------------------------------------------
 
 
-def _of_text(task: TextCopy, n: int, progress: _Progress) -> dict[str, Any]:
+def _of_text(task: TextCopy, n: int, progress: Progress) -> dict[str, Any]:
     corpus = task.corpus
     ranges = {name: (0, len(corpus.tokens)) for name in ERRORS}  # the error is below the limit at the first
     whole = dict.fromkeys(ERRORS, False)  # whether it is reached at the second

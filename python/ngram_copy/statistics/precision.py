@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ngram_copy import sample
 from ngram_copy.statistics.agreement import check_copies, compare, named_dtype, transformer
-from ngram_copy.statistics.base import Axis, Row, Statistic
+from ngram_copy.statistics.base import Axis, Progress, Row, Statistic
 from ngram_copy.tasks.base import Batch, DataHash
 from ngram_copy.tasks.copy import copy_batch
 
@@ -75,6 +75,9 @@ class Precision(Statistic):
         bits = max(2, (vocab.size - 1).bit_length())
         data = DataHash()
         rows: dict[int, dict[str, int]] = {}
+        most = max(1, self.up_to // bits)
+        tries = 2 * most.bit_length()  # at most: to a failure, and back to the first
+        progress = Progress(row.examples, answered)
 
         def fails(n: int) -> bool:
             model = transformer(n, vocab.size, length, dtype=self.dtype, force=True)
@@ -84,12 +87,13 @@ class Precision(Statistic):
                 batch = _batch(row, n, max(length, 2 * (n + 1)), start, threads)
                 data.update(batch)
                 counts += compare(engine, batch, n)
+                progress.share((len(rows) + (start + len(batch)) / row.examples) / tries)
             found = {"positions": counts["determined"], "disagreements": counts["disagreements"]}
             rows[n] = {"n": n, "product": n * bits, **found}
             return found["disagreements"] > 0
 
-        first = _first(fails, max(1, self.up_to // bits))
-        answered(row.examples)
+        first = _first(fails, most)
+        progress.end()
         return {
             "data_hash": data.hexdigest(),
             "dtype": self.dtype,
