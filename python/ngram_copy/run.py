@@ -111,6 +111,8 @@ def open_results(out: Path, suite: Suite, cases: Sequence[Case], *, resume: bool
                 f"{path} holds {len(strange)} records that are not of this suite (such as {strange[0]['case_id']}, "
                 f"{strange[0]['case'].get('label', 'without a label')}): choose another --out"
             )
+    if out.is_file():
+        raise ResultsError(f"{out} is a file, and results need a folder: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / "suite.toml").write_text(suite.text, encoding="utf-8")
     return done, Writer(path)
@@ -327,7 +329,7 @@ def _text(now: Progress) -> str:
     exact = "" if now.exact_match is None else f", {now.exact_match:.0%} exact"
     return (
         f"loss {now.loss:.3f}{exact}, {now.examples:,} examples, {now.tokens_per_second:,.0f} tokens/s, "
-        f"{now.seconds_left:.0f} s left"
+        f"{now.seconds_left:.0f} s left of this training"
     )
 
 

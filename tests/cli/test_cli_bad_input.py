@@ -51,6 +51,8 @@ def made(cli, suite, tmp_path):
         (["show-example", "text_copy", "-o", "path=nowhere"], "no such file or folder: nowhere"),
         (["theory"], "give --state-bits"),
         (["theory", "--length", "10", "--error", "1"], "error must be in [0, 1), not 1.0"),
+        (["theory", "--length", "10", "--error", "2"], "error must be in [0, 1), not 2.0"),
+        (["theory", "--state-bits", "10", "--error", "nan"], "error must be in [0, 1), not nan"),
         (["theory", "--length", "10", "--vocab", "1"], "1 must be greater than or equal to 2"),
         (["theory", "--length", str(10**400)], "must be less than or equal to 9223372036854775807"),
         (["theory", "--length", "10", "--vocab", str(10**400)], "must be less than or equal to 9223372036854775807"),
@@ -95,6 +97,12 @@ def test_a_bad_suite(bad, suite, old, new, message, tmp_path):
     suite.write_text(SUITE.replace(old, new))
     assert message in bad("run", suite, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_for_a_folder(bad, suite):
+    before = suite.read_bytes()
+    assert f"{suite} is a file, and results need a folder: choose another --out" in bad("run", suite, "--out", suite)
+    assert suite.read_bytes() == before
 
 
 def test_a_folder_with_records(bad, suite, made):

@@ -52,6 +52,11 @@ def test_what_is_printed(cli, folder):
     outcome = cli("stats", folder, "-n", 4)
     assert outcome.code == 0
     found = json.loads(cli("stats", folder, "-n", 4, "--json").out)
+    assert outcome.out.startswith(f"{found['files']} files, {found['bytes']:,} bytes\n")
+    assert (
+        f": {json.loads(cli('stats', folder, '--words', '--json').out)['tokens']:,} words ("
+        in cli("stats", folder, "--words").out
+    )
     assert f"{found['distinct']:,} distinct" in outcome.out
     assert "P(repeat)" in outcome.out
     assert [row["length"] for row in found["windows"]] == [16, 64, 256, 1024, 4096]

@@ -26,6 +26,8 @@ from ngram_copy.models.checkpoint import WEIGHTS, CheckpointError, load_model, r
 from ngram_copy.tasks.copy import Copy
 from ngram_copy.tasks.phone_book import PhoneBook
 from ngram_copy.train import Progress, Training, TrainingError, examples_to_solve, train
+from ngram_copy.train.data import Seen
+from ngram_copy.train.loop import Meter
 
 TOTAL = TASK.vocab.total
 
@@ -141,6 +143,16 @@ def test_progress(tmp_path):
     assert seen[-1].examples == result.examples == seen[2].examples
     assert seen[-1].seconds_left == 0 < seen[0].seconds_left
     assert all(isinstance(one, Progress) and one.tokens_per_second > 0 and one.loss > 0 for one in seen)
+
+
+def test_the_first_step_does_not_count_for_the_time_left(monkeypatch):
+    now, seen = [0.0], []
+    monkeypatch.setattr("ngram_copy.train.loop.time.perf_counter", lambda: now[0])
+    meter = Meter(seen.append, 10)
+    for now[0] in (100.0, 101.0, 102.0):
+        meter.advance(1, tokens=50)
+        meter.report(Seen(), 0.5, 0.1)
+    assert [(one.seconds_left, one.tokens_per_second) for one in seen] == [(900.0, 0.5), (8.0, 50.0), (7.0, 50.0)]
 
 
 # --- Formulas -------------------------------------------------------------------------------------------

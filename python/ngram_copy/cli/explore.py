@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -257,6 +258,8 @@ def theory(
     """
     if state_bits is None and length is None:
         raise UserError("give --state-bits (how long a string can it copy?), --length (what does it need?), or both")
+    if not 0 <= error < 1:
+        raise UserError(f"error must be in [0, 1), not {error}")
     with user_errors(ValueError):
         lines = [
             *(_of_state(state_bits, vocab, error) if state_bits is not None else []),
@@ -268,7 +271,8 @@ def theory(
         return
     shown = table("", "value", "formula", right=["value"])
     for name, value, formula in lines:
-        shown.add_row(plain(name.replace("_", " ")), _number(value), f"[dim]{plain(formula)}[/dim]")
+        read = _enough(value) if name == "state_bits_required" else _number(value)
+        shown.add_row(plain(name.replace("_", " ")), read, f"[dim]{plain(formula)}[/dim]")
     screen = stdout()
     screen.print(f"Uniform random strings over D = {vocab} symbols, error of whole strings at most {error:g}:\n")
     screen.print(shown)
@@ -304,6 +308,11 @@ def _of_both(state_bits: float, length: int, vocab: int) -> list[_Line]:
 
     best = formulas.copy_accuracy_bound(state_bits=state_bits, seq_len=length, vocab_size=vocab)
     return [("whole_strings_at_most", best, "min(1, 2^(b - L log2 D))")]
+
+
+def _enough(bits: float) -> str:
+    """Bits for reading, never rounded down: fewer would not do."""
+    return f"{math.ceil(100 * bits) / 100:,.2f}"
 
 
 def _number(value: float) -> str:

@@ -41,7 +41,8 @@ def stats(
 
     A window of L tokens in which an n-gram repeats is one that the n-gram
     copier of that n cannot copy. Every window of the text is counted; files are
-    read one after another in the order of their names, each once.
+    read one after another in the order of their names, each once. "If uniform":
+    P(repeat) of random strings over as many symbols (256 bytes, or the words).
 
     [bold]Examples[/bold]
 
@@ -156,8 +157,8 @@ def _show(found: dict[str, Any]) -> None:
     screen = stdout()
     gram = f"{found['n']}-gram"
     read = f"{plural(found['files'], 'file')}, {plural(found['bytes'], 'byte')}"
-    different = f" ({found['vocab_size']:,} different)" if found["unit"] == "words" else ""
-    screen.print(f"{read}: {found['tokens']:,} {found['unit']}{different}")
+    words = f": {plural(found['tokens'], 'word')} ({found['vocab_size']:,} different)"
+    screen.print(read + (words if found["unit"] == "words" else ""))
     share = percent(found["distinct"] / found["ngrams"])
     screen.print(
         f"{plural(found['ngrams'], gram)}: {found['distinct']:,} distinct ({share}), "

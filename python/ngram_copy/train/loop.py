@@ -65,7 +65,7 @@ class Progress:
     examples : int
         Seen by this rate.
     tokens_per_second : float
-        Of examples, since this call began.
+        Of examples, since the first step of this call.
     seconds_left : float
     lr : float
         Which rate of the grid.
@@ -371,18 +371,24 @@ class Meter:
         self._on_progress, self._steps = on_progress, steps
         self._done = self._fresh = self._tokens = 0
         self._began = time.perf_counter()
+        self._first: tuple[float, int, int] | None = None  # when the first steps were done, how many, their tokens
 
     def advance(self, steps: int, tokens: int = 0) -> None:
         """Steps that were just trained, on so many tokens; or, without tokens, that need not be."""
         self._done += steps
         self._fresh += steps * bool(tokens)
         self._tokens += tokens
+        if tokens and self._first is None:
+            self._first = time.perf_counter(), self._fresh, self._tokens
 
     def report(self, seen: Seen, loss: float, lr: float) -> None:
         """Call back."""
         if self._on_progress is None:
             return
-        seconds = max(time.perf_counter() - self._began, 1e-9)
+        began, fresh, tokens = self._began, self._fresh, self._tokens
+        if self._first is not None and fresh > self._first[1]:  # the first step waits for much that is made once
+            began, fresh, tokens = self._first[0], fresh - self._first[1], tokens - self._first[2]
+        seconds = max(time.perf_counter() - began, 1e-9)
         last = seen.evaluations[-1] if seen.evaluations else None
         self._on_progress(
             Progress(
@@ -391,8 +397,8 @@ class Meter:
                 loss=loss,
                 exact_match=last[2] / last[3] if last else None,
                 examples=seen.examples,
-                tokens_per_second=self._tokens / seconds,
-                seconds_left=(self._steps - self._done) * seconds / max(1, self._fresh),
+                tokens_per_second=tokens / seconds,
+                seconds_left=(self._steps - self._done) * seconds / max(1, fresh),
                 lr=lr,
             )
         )
