@@ -43,7 +43,8 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
     widest = max(max(s.high - s.value, s.value - s.low) for s in (cell.strings for cell in cells))
     lines = [
         f"`ngram-copy run symbolic`, random strings of 26 letters, {examples} for each length and seed.",
-        f"95% intervals reach {100 * widest:.1f} points at most to each side; `make headline` writes this.",
+        f"95% intervals reach {100 * widest:.1f} points at most to each side; blank: not measured. "
+        "`make headline` writes this.",
         "",
         "| length L | " + " | ".join(f"{length:,}" for length in LENGTHS) + " |",
         "|---" + "|--:" * len(LENGTHS) + "|",

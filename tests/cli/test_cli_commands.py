@@ -248,6 +248,16 @@ def test_rank_of_some_engines_over_several_folders(cli, made, tmp_path):
     assert [engine["engine"] for engine in found["engines"]] == ["trigrams"]
 
 
+def test_rank_says_why_bits_have_no_mean(cli, made, tmp_path):
+    assert "no mean" not in cli("rank", made).out
+    records = [r for r in read(made) if r["kind"] == "accuracy" and r["case"]["label"] == "trigrams"]
+    records[0]["result"]["bits_recalled"] = None
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    outcome = cli("rank", tmp_path / "some.jsonl")
+    assert outcome.out.splitlines()[1].split()[4] == "-"
+    assert "Bits recalled have no mean: in 1 of these cells they are not known." in outcome.out
+
+
 def test_rank_tells_engines_of_one_label_apart(cli, made, tmp_path):
     def relabel(record):
         record["case"]["label"] = "same"

@@ -100,6 +100,9 @@ def rank(
     screen = stdout()
     screen.print(shown)
     screen.print(f"Means over the {plural(len(shared), 'cell')} of {len(every):,} that all engines answered.")
+    unknown = sum(any(cells[key]["result"]["bits_recalled"] is None for cells in answers.values()) for key in shared)
+    if unknown:
+        screen.print(f"Bits recalled have no mean: in {unknown:,} of these cells they are not known.")
     for key in left_out[:5]:
         screen.print(f"Left out: {plain(_without_engine(every[key]))} (no result of {plain(_some(missing[key]))})")
     if len(left_out) > 5:
