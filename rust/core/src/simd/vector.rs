@@ -349,18 +349,16 @@ macro_rules! portable {
 
             #[inline(always)]
             fn later(self, before: Self) -> Self {
-                let mut lanes = self.0.to_array();
-                lanes.rotate_right(1);
-                lanes[0] = before.0.to_array()[$lanes - 1];
-                Self(lanes.into())
+                let (lanes, before) = (self.0.to_array(), before.0.to_array());
+                let of = |lane: usize| if lane == 0 { before[$lanes - 1] } else { lanes[lane - 1] };
+                Self(std::array::from_fn::<_, $lanes, _>(of).into())
             }
 
             #[inline(always)]
             fn earlier(self, after: Self) -> Self {
-                let mut lanes = self.0.to_array();
-                lanes.rotate_left(1);
-                lanes[$lanes - 1] = after.0.to_array()[0];
-                Self(lanes.into())
+                let (lanes, after) = (self.0.to_array(), after.0.to_array());
+                let of = |lane: usize| if lane == $lanes - 1 { after[0] } else { lanes[lane + 1] };
+                Self(std::array::from_fn::<_, $lanes, _>(of).into())
             }
 
             #[inline(always)]

@@ -1,11 +1,10 @@
 //! The causal short convolution in front of most recurrences: `y_t = bias + Σ_j weight_j x_{t − kernel + 1 + j}` for each
 //! channel, perhaps through `SiLU` (`causal_conv1d` of mamba). Its state are the last `kernel` − 1 inputs.
 //!
-//! Registers hold steps of one channel, one for each tap: each is the one before it, a step later. What lies before an
-//! example are zeros: taps never reach into another one.
+//! Registers hold steps of one channel, one for each tap: the inputs so many steps earlier. What lies before an example are
+//! zeros: taps never reach into another one.
 
-#![allow(clippy::needless_range_loop, clippy::many_single_char_names)] // Buffers are walked in step.
-#![allow(clippy::too_many_lines)] // A kernel is one loop over channels and blocks.
+#![allow(clippy::too_many_lines)] // A kernel is one loop over channels and examples.
 
 use super::parts::{Part, parts, split, sum_rows};
 use super::sequence::{Example, Sequences};
@@ -205,23 +204,30 @@ impl<'a, T: Float> Line<'a, T> {
         }
     }
 
-    /// The inputs of the steps from `step` on, `ago` steps earlier, where `later` are those one step less; anything
-    /// after the example.
-    #[inline(always)]
-    fn delayed<V: Vector<Scalar = T>>(&self, isa: V::Isa, step: usize, ago: usize, later: V) -> V {
-        if ago <= step - self.start {
-            V::load(isa, &self.x[step - ago..])
-        } else {
-            later.later(V::splat(isa, self.ago(step, ago)))
-        }
-    }
-
     /// The sums over the taps, of the steps from `step` on; the inputs that each tap met are written to `met`.
     #[inline(always)]
     fn sums<V: Vector<Scalar = T>>(&self, isa: V::Isa, step: usize, weight: &[V], bias: V, met: &mut [V]) -> V {
-        let (mut x, mut sum) = (bias, bias);
+        let (kernel, inside) = (weight.len(), step - self.start);
+        let mut sum = bias;
+        // Most registers lie whole in the example, with all that their taps reach.
+        let whole = if kernel <= inside + 1 { self.x.get(step + 1 - kernel..step + V::LANES) } else { None };
+        if let Some(whole) = whole {
+            for (ago, weight) in weight.iter().enumerate() {
+                let x = V::load(isa, &whole[kernel - 1 - ago..][..V::LANES]);
+                sum = weight.mul_add(x, sum);
+                if let Some(met) = met.get_mut(ago) {
+                    *met = x;
+                }
+            }
+            return sum;
+        }
+        let mut x = bias;
         for (ago, weight) in weight.iter().enumerate() {
-            x = self.delayed(isa, step, ago, x);
+            x = if ago <= inside {
+                V::load(isa, &self.x[step - ago..])
+            } else {
+                x.later(V::splat(isa, self.ago(step, ago)))
+            };
             sum = weight.mul_add(x, sum);
             if let Some(met) = met.get_mut(ago) {
                 *met = x;
