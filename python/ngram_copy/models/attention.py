@@ -220,7 +220,7 @@ class Attention(Mixer):
     def _heads(self, x: Tensor, position: int) -> Tensor:
         """Queries or keys of all heads, rotated if they are: (batch, seq_len, heads, head_dim)."""
         heads = x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim)
-        return rotate(heads, position, self.rope_dim, self.rope_base, dim=1) if self.positions == "rope" else heads
+        return rotate(heads, position, self.rope_dim, self.rope_base) if self.positions == "rope" else heads
 
     @property
     def _kv_open(self) -> int:
@@ -267,30 +267,26 @@ def _product(x: Tensor, *groups: list[nn.Linear]) -> tuple[Tensor, ...]:
     return torch.split(functional.linear(x, weight, bias), widths, dim=-1)
 
 
-def rotate(x: Tensor, position: int, rope_dim: int, rope_base: float, *, dim: int = -2) -> Tensor:
+def rotate(x: Tensor, position: int, rope_dim: int, rope_base: float) -> Tensor:
     """RoPE on the first ``rope_dim`` coordinates: coordinate i is paired with i + rope_dim / 2.
 
     Parameters
     ----------
-    x : tensor (…, head_dim)
+    x : tensor (batch, seq_len, heads, head_dim)
     position : int
         Of the first token.
     rope_dim : int
         Even.
     rope_base : float
-    dim : int
-        The dimension of ``x`` that is the sequence's.
 
     Returns
     -------
     tensor like x
     """
-    half, seq_len = rope_dim // 2, x.shape[dim]
+    half, seq_len = rope_dim // 2, x.shape[1]
     place = torch.arange(position, position + seq_len, device=x.device, dtype=torch.float32)
     rates = rope_base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    shape = [1] * x.dim()
-    shape[dim], shape[-1] = seq_len, half
-    angle = (place[:, None] * rates).view(shape)
+    angle = (place[:, None] * rates)[:, None]
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second, rest = torch.split(x, [half, half, x.shape[-1] - rope_dim], dim=-1)
     # Not by halves, which takes twice as many operations.

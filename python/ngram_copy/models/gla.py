@@ -195,7 +195,7 @@ class GLA(Mixer):
         q, k, v = (to_heads(one, self.n_heads) for one in torch.split(qkv, self.widths, dim=-1))
         q, k = self.feature_map(q), self.feature_map(k)
         if self.rope_base:
-            q, k = (rotate(one, position, self.head_dim, self.rope_base, dim=1) for one in (q, k))
+            q, k = (rotate(one, position, self.head_dim, self.rope_base) for one in (q, k))
         if self.normalise:  # a column of ones: what it gathers is the sum of the keys
             v = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
         return q, k, v

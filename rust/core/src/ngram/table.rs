@@ -102,16 +102,22 @@ impl NgramTable {
     fn build_first_or_last(&mut self, last: bool, poll: Poll<'_>) -> Result<()> {
         let windows = &self.tokens[..self.tokens.len() - 1];
         let count = self.hasher.count(windows.len());
+        let touch = |_| ();
+        let take_last = move |index: &mut Index, slot, start, found: Option<usize>| {
+            if last && found.is_some() {
+                index.set(slot, start);
+            }
+        };
         if count >= MANY {
             let sampled = &windows[..SAMPLE + self.n() - 1];
             let mut sample = Index::new(SAMPLE)?;
-            insert_first_or_last(sampled, &self.hasher, &mut sample, self.verify, false, poll)?;
+            insert_windows(sampled, &self.hasher, &mut sample, self.verify, touch, take_last, poll)?;
             if sample.len() * 2 > SAMPLE {
                 drop(sample);
                 return fill_with_windows(windows, &self.hasher, &mut self.index, self.verify, last, poll);
             }
         }
-        insert_first_or_last(windows, &self.hasher, &mut self.index, self.verify, last, poll)
+        self.build(touch, take_last, poll)
     }
 
     fn build(
@@ -320,24 +326,7 @@ pub fn insert_windows(
     compare!(tokens, hasher.n(), verify, |equal| insert_blocks(tokens, hasher, index, equal, touch, visit, poll))
 }
 
-/// The first or last of equal windows into an empty index, which grows.
-fn insert_first_or_last(
-    tokens: &[u32],
-    hasher: &NgramHasher,
-    index: &mut Index,
-    verify: bool,
-    last: bool,
-    poll: Poll<'_>,
-) -> Result<()> {
-    let take_last = |index: &mut Index, slot, start, found: Option<usize>| {
-        if last && found.is_some() {
-            index.set(slot, start);
-        }
-    };
-    insert_windows(tokens, hasher, index, verify, |_| (), take_last, poll)
-}
-
-/// The same into an index that is large from the start.
+/// The first or last of equal windows into an empty index, which is large from the start.
 fn fill_with_windows(
     tokens: &[u32],
     hasher: &NgramHasher,
